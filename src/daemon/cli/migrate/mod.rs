@@ -300,8 +300,12 @@ fn render_all(base: &Plan, services: &mut [Plan]) -> Migration {
         service.left_out.extend_from_slice(&base.left_out);
         service.deduplicate();
         let outputs = render::files(service, None);
-        let text =
-            format!("{}{}{}", render::differences(&outputs), render::notes(service), render::next_steps(&[]));
+        let text = format!(
+            "{}{}{}",
+            render::differences(&outputs),
+            render::notes(service, None),
+            render::next_steps(&[])
+        );
         return Migration { text, outputs };
     }
     let (mut text, mut outputs) = (String::new(), Vec::new());
@@ -324,7 +328,7 @@ fn render_all(base: &Plan, services: &mut [Plan]) -> Migration {
             "# rgun@{}.service\n\n{}{}\n",
             service.name,
             render::differences(&files),
-            render::notes(service)
+            render::notes(service, Some(&service.name))
         );
         outputs.extend(files);
     }
@@ -332,7 +336,7 @@ fn render_all(base: &Plan, services: &mut [Plan]) -> Migration {
     let mut common =
         Plan { changed: base.changed.clone(), left_out: base.left_out.clone(), ..Plan::default() };
     common.deduplicate();
-    text.push_str(&render::notes(&common));
+    text.push_str(&render::notes(&common, None));
     text.push_str(&render::next_steps(&names));
     Migration { text, outputs }
 }

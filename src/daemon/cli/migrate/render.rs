@@ -73,8 +73,9 @@ systemctl enable --now {}.
     )
 }
 
-/// Returns what changed and what was left out, as lists.
-pub(super) fn notes(plan: &Plan) -> String {
+/// Returns what changed and what was left out, as lists. With `instance`, the notes name the units and
+/// files of that instance of `rgun@.service`.
+pub(super) fn notes(plan: &Plan, instance: Option<&str>) -> String {
     let mut text = String::new();
     for (heading, notes) in
         [("Behaves differently from before:", &plan.changed), ("Left out, and what to do:", &plan.left_out)]
@@ -83,11 +84,22 @@ pub(super) fn notes(plan: &Plan) -> String {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{heading}");
             for note in notes {
+                let note = instance.map_or_else(|| note.clone(), |name| name_instance(note, name));
                 let _ = writeln!(text, "  - {note}");
             }
         }
     }
     text
+}
+
+/// Replaces the names of the single service's units, files and directories by those of an instance.
+fn name_instance(note: &str, instance: &str) -> String {
+    note.replace("rgun.service", &format!("rgun@{instance}.service"))
+        .replace("rgun.socket", &format!("rgun@{instance}.socket"))
+        .replace("rgun.toml", &format!("{instance}.toml"))
+        .replace("/var/lib/rgun ", &format!("/var/lib/rgun-{instance} "))
+        .replace("/var/cache/rgun ", &format!("/var/cache/rgun-{instance} "))
+        .replace("example /run/rgun;", &format!("example /run/rgun-{instance};"))
 }
 
 /// Returns a section of a drop-in, with its heading; empty without directives.
