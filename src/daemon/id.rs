@@ -11,6 +11,9 @@ pub struct WorkerNr(pub u16);
 impl WorkerNr {
     /// The number of a zygote. A worker that becomes the zygote keeps its own number.
     pub const ZYGOTE: WorkerNr = WorkerNr(u16::MAX);
+
+    /// Maximum number of workers, whose numbers are all below [`WorkerNr::ZYGOTE`].
+    pub const MAX_COUNT: u16 = Self::ZYGOTE.0 - 1;
 }
 
 /// The number of a worker process among all that the daemon has started, counted from 1. Never

@@ -25,8 +25,8 @@
 //! | [`id`] | - | tokio, hyper, tracing, rgun_channel |
 //! | [`negotiation`] | - | tokio, hyper, tracing, rgun_channel |
 //! | [`config`] | - | tokio, hyper, tracing, rgun_channel, std::env::var(, std::env::var_os(, std::env::current_dir( |
-//! | [`control`] | - | hyper, rgun_channel |
-//! | [`cli`] | config, control, exit_status | tokio, hyper, tracing, rgun_channel |
+//! | [`control`] | id | hyper, rgun_channel |
+//! | [`cli`] | config, control, exit_status, id | tokio, hyper, tracing, rgun_channel |
 //! | [`supervise`] | id, exit_status | tokio, hyper, nix, tracing, std::fs, Instant::now(, SystemTime |
 //! | [`systemd`] | escape, error_chain | tokio, hyper, rgun_channel |
 //! | [`journal`] | config, escape, id | tokio, hyper |

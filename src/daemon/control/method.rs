@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::id::WorkerNr;
+
 use super::fault::CallFault;
 use super::interfaces;
 use super::message::CallMessage;
@@ -67,10 +69,6 @@ pub(super) enum CallTarget {
 /// Maximum number of requests in a reply.
 const MAX_REQUESTS: usize = 1000;
 
-/// Maximum number of workers. `supervise` has the same limit, because the highest worker number
-/// stands for a zygote.
-const MAX_WORKERS: u16 = u16::MAX - 1;
-
 impl Method {
     /// Returns the access that a client needs.
     pub(super) fn access(&self) -> Access {
@@ -113,7 +111,7 @@ pub(super) fn resolve(call: &CallMessage) -> Result<CallTarget, CallFault> {
         }
         ("io.rgun.Server", "Reload") => CallTarget::Main(Method::Reload),
         ("io.rgun.Server", "Scale") => {
-            let workers = in_range("workers", parameters.require("workers")?, &(1..=MAX_WORKERS))?;
+            let workers = in_range("workers", parameters.require("workers")?, &(1..=WorkerNr::MAX_COUNT))?;
             CallTarget::Main(Method::Scale { workers })
         }
         ("io.rgun.Server", "Drain") => {

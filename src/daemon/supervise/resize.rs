@@ -84,7 +84,7 @@ impl Supervisor {
         }
         let shifted = |n: u16| {
             let shifted = i64::from(n) + i64::from(by);
-            u16::try_from(shifted.clamp(1, i64::from(u16::MAX - 1))).expect("clamped to a u16")
+            u16::try_from(shifted.clamp(1, i64::from(WorkerNr::MAX_COUNT))).expect("clamped to a u16")
         };
         let set = &mut self.live;
         (set.min, set.max) = (shifted(set.min), shifted(set.max));
@@ -97,7 +97,7 @@ impl Supervisor {
         if !self.phase.is_serving() {
             return;
         }
-        let to = to.clamp(1, WorkerNr::ZYGOTE.0 - 1);
+        let to = to.clamp(1, WorkerNr::MAX_COUNT);
         (self.live.min, self.live.max) = (to, to);
         self.resize_by_operator(to, now);
     }

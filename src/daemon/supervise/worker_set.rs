@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::id::{Generation, Incarnation, WorkerId};
+use crate::id::{Generation, Incarnation, WorkerId, WorkerNr};
 
 use super::SupervisorPolicy;
 use super::autoscaler::Autoscaler;
@@ -39,8 +39,7 @@ impl WorkerSet {
     /// Creates a set without workers. `previous` is the previous generation's target; `None` starts
     /// at the minimum.
     pub(super) fn new(generation: Generation, policy: SupervisorPolicy, previous: Option<u16>) -> Self {
-        // The highest worker number is the zygote's.
-        let max = policy.count.get().min(u16::MAX - 1);
+        let max = policy.count.get().min(WorkerNr::MAX_COUNT);
         let min = policy.min.get().min(max);
         WorkerSet {
             generation,

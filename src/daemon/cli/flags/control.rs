@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::id::WorkerNr;
+
 /// The names of the commands.
 pub(crate) const CONTROL_COMMANDS: [&str; 8] =
     ["reload", "status", "workers", "requests", "top", "stacks", "scale", "drain"];
@@ -38,7 +40,7 @@ pub(crate) enum ControlCommand {
     /// Set the number of workers until the next reload.
     Scale {
         /// The number of workers.
-        #[arg(value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..65535))]
+        #[arg(value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=i64::from(WorkerNr::MAX_COUNT)))]
         workers: u16,
         #[command(flatten)]
         query: QueryFlags,

@@ -43,7 +43,7 @@ fn wrong_control_arguments_are_usage_errors() {
     let shell = Shell::new();
     for (line, what) in [
         ("scale", "<COUNT>"),
-        ("scale 0", "0 is not in 1..65535"),
+        ("scale 0", "0 is not in 1..=65534"),
         ("scale four", "'four'"),
         ("status mysite.wsgi", "NAME: \"mysite.wsgi\""),
         ("drain shop --socket /run/x", "'--socket <PATH>'"),

@@ -1,7 +1,7 @@
 //! Plays thousands of random histories. Spawns fail, imports hang, workers crash, get stuck, reach
 //! their limits, violate the contract and ignore Terminate, zygotes die, and the clock jumps. The
-//! operator reloads good and broken code, changes the number of workers, and stops the daemon at
-//! any moment.
+//! operator reloads good and broken code, changes the number of workers, drains the daemon, and stops
+//! it at any moment; memory becomes short.
 //!
 //! The world performs the actions as `run` would. It checks that each action fits the process's
 //! state, that the process limits hold, that no reload reduces the number of ready workers, that
@@ -11,6 +11,7 @@
 //! plays only that history.
 
 mod actions;
+mod environment;
 mod world;
 
 use std::collections::BTreeMap;
@@ -117,7 +118,7 @@ fn fact(report: &Report) -> &'static str {
     }
 }
 
-const ALL_FACTS: [&str; 40] = [
+const ALL_FACTS: [&str; 41] = [
     "ready",
     "zygote ready",
     "zygote promoted",
@@ -142,6 +143,7 @@ const ALL_FACTS: [&str; 40] = [
     "resized by the operator",
     "grown",
     "shrunk",
+    "shed",
     "fallen asleep",
     "woken",
     "retiring",

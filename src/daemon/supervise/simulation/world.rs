@@ -157,7 +157,7 @@ impl World {
     /// Plays the whole history.
     pub(super) fn run(&mut self) -> Check {
         self.plan(Event::Started, Duration::ZERO);
-        self.plan_operator();
+        self.plan_environment();
         while self.step()? {}
         if self.exit.is_none() && self.supervisor.snapshot().desired == 0 {
             // The workers are asleep: a request wakes them.
@@ -178,43 +178,6 @@ impl World {
         self.check_exit()
     }
 
-    /// Plans the operator's orders and the load samples.
-    fn plan_operator(&mut self) {
-        let whole = Duration::from_secs(290);
-        // In some histories the daemon is stopped before it has recovered.
-        if self.rng.percent(40) {
-            let stops = [Event::Stop, Event::Stop, Event::StopNow, Event::Unused { idle_for: whole }];
-            let stop = stops[self.rng.index(stops.len())].clone();
-            let wait = self.rng.up_to(whole);
-            self.plan(stop, wait);
-        }
-        for _ in 0..sometimes(&mut self.rng, 70, 5) {
-            // The real policy is chosen when the event is due.
-            let policy = self.codes[&Generation(1)].policy.clone();
-            let mut wait = self.rng.up_to(whole);
-            for _ in 0..=sometimes(&mut self.rng, 30, 2) {
-                self.plan(Event::Reload { policy: policy.clone() }, wait);
-                wait += self.rng.up_to(Duration::from_secs(20));
-            }
-        }
-        for _ in 0..sometimes(&mut self.rng, 30, 5) {
-            let by = if self.rng.percent(50) { 1 } else { -1 };
-            let wait = self.rng.up_to(whole);
-            self.plan(Event::Adjust { by }, wait);
-        }
-        if self.rng.percent(60) {
-            let mut wait = Duration::ZERO;
-            while wait < whole {
-                self.plan(Event::Load(LoadSample::default()), wait);
-                wait += Duration::from_secs(1) + self.rng.up_to(Duration::from_secs(12));
-            }
-            for _ in 0..self.rng.below(6) {
-                let wait = self.rng.up_to(whole);
-                self.plan(Event::WorkerRequested, wait);
-            }
-        }
-    }
-
     fn check_recovered(&self) -> Check {
         let snapshot = self.supervisor.snapshot();
         let n_zygotes = usize::from(self.codes[&self.live].policy.preload);
@@ -229,6 +192,7 @@ impl World {
         let status = format!("{0}/{0} workers ready", snapshot.desired);
         let rest =
             snapshot.status.strip_prefix(&status).ok_or("the status does not show all workers as ready")?;
+        let rest = rest.strip_prefix("; drained by the operator").unwrap_or(rest);
         let is_note =
             rest.starts_with("; reload failed: ") || rest.starts_with("; rolled back from generation ");
         ensure(rest.is_empty() || is_note, "an unexpected note in the status")
@@ -293,6 +257,7 @@ impl World {
         };
         match &event {
             Event::Adjust { by } => self.max_count += usize::from(*by > 0),
+            Event::SetCount { to } => self.max_count = self.max_count.max(usize::from(*to)),
             Event::Spawned { worker, .. } => {
                 // The fork may have been lost with its zygote.
                 let Some(process) = self.processes.get_mut(worker) else { return Ok(()) };
@@ -366,26 +331,6 @@ impl World {
         self.send(Event::Reload { policy })
     }
 
-    fn measure(&mut self) -> LoadSample {
-        let mut load = LoadSample::default();
-        match self.rng.below(4) {
-            0 => {
-                load.longest_wait = Duration::from_millis(50 + self.rng.below(5000));
-                (load.queued, load.running, load.max_running) = (3, 4, 4);
-            }
-            1 => load.idle_for = self.rng.up_to(Duration::from_secs(100)),
-            _ => load.max_running = usize::from(self.rng.percent(10)),
-        }
-        for (generation, code) in &self.codes {
-            let answered = self.rng.below(400);
-            load.responses.push((
-                *generation,
-                ResponseStats { answered, failed: answered * code.response_failures / 100 },
-            ));
-        }
-        load
-    }
-
     fn send(&mut self, event: Event) -> Check {
         self.log.push(format!("{:?} {event:?}", self.now.duration_since(self.start)));
         let before = self.n_serving();
@@ -424,9 +369,17 @@ impl World {
             | Event::DeadlineExceeded { .. }
             | Event::Misbehaved { .. }
             | Event::BootFailed { .. } => 1,
-            Event::Stop | Event::StopNow | Event::EdgeDrained | Event::Adjust { .. } => before,
+            Event::Stop
+            | Event::StopNow
+            | Event::EdgeDrained
+            | Event::Adjust { .. }
+            | Event::SetCount { .. } => before,
             Event::Tick | Event::Unused { .. } if self.n_stopping_sent > 0 => before,
-            Event::Load(_) if has(|report| matches!(report, Report::Resized { .. })) => before,
+            Event::Load(_) | Event::MemoryPressure { .. }
+                if has(|report| matches!(report, Report::Resized { .. })) =>
+            {
+                before
+            }
             _ => 0,
         };
         let rolled_back = has(|report| matches!(report, Report::RolledBack { .. }));
@@ -465,7 +418,7 @@ impl World {
 }
 
 /// Returns a number in `0..=max` with a probability of `percent`, else 0.
-fn sometimes(rng: &mut Rng, percent: u64, max: u64) -> u64 {
+pub(super) fn sometimes(rng: &mut Rng, percent: u64, max: u64) -> u64 {
     if rng.percent(percent) { rng.below(max + 1) } else { 0 }
 }
 

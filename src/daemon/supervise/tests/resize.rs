@@ -220,7 +220,9 @@ fn adjustment_shifts_the_whole_range() {
 #[test]
 fn extreme_adjustments_are_clamped() {
     let mut harness = Harness::new(1);
-    for (by, to) in [(i32::MIN, 1), (i32::MAX, u16::MAX - 1), (i32::MAX, u16::MAX - 1), (i32::MIN, 1)] {
+    for (by, to) in
+        [(i32::MIN, 1), (i32::MAX, WorkerNr::MAX_COUNT), (i32::MAX, WorkerNr::MAX_COUNT), (i32::MIN, 1)]
+    {
         harness.send(Event::Adjust { by });
         assert_eq!(harness.supervisor.snapshot().desired, usize::from(to));
     }
