@@ -212,6 +212,10 @@ fn worker_that_ignores_stop_is_killed() {
     let begun = Instant::now();
     daemon.stop();
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    daemon.log.wait_for_end();
+    let text = daemon.log.text();
+    let (_, entry) = text.split_once("worker 0 has been terminating for ").expect("an entry");
+    assert!(entry.contains(", its limit; Python stacks:\n") && entry.contains("in fake stack"), "{text}");
 }
 
 #[test]

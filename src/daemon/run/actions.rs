@@ -11,7 +11,7 @@ use super::{Daemon, generations};
 use crate::error_chain::Chain;
 use crate::id::{Generation, WorkerId};
 use crate::pool::SpawnSpec;
-use crate::supervise::{Action, Event, Report, SpawnFault, SpawnMethod};
+use crate::supervise::{Action, Event, Report, SpawnFault, SpawnMethod, WorkerState};
 use crate::systemd::notify;
 use crate::systemd::stop_job::StopJobWatch;
 
@@ -70,6 +70,10 @@ impl Daemon {
             Action::DrainEdge { deadline } => self.drain_edge(deadline),
             Action::Unavailable(reason) => self.dispatcher.set_unavailable(reason.as_deref()),
             Action::Presence(presence) => self.dispatcher.set_presence(presence),
+            // The entry has the worker's stacks. The Kill that follows waits for them.
+            Action::Report(Report::Overdue { worker, state: WorkerState::Terminating, waited }) => {
+                return self.request_stacks(worker, DumpReason::Exit(waited));
+            }
             Action::Report(report) => self.log_report(report),
             // `Daemon::apply` handles this action.
             Action::Exit { .. } => {}

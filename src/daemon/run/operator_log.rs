@@ -164,16 +164,7 @@ impl OperatorLog {
             }
             Report::Replaced { worker, by } => self.log_replaced(worker, by),
             Report::Recycling { worker, reason } => self.log_recycling(worker, reason),
-            Report::Overdue { worker, state, waited } => {
-                log_worker!(
-                    warn,
-                    OperatorEvent::Overdue,
-                    self,
-                    worker,
-                    "has been {} for {waited:.1?}, its limit",
-                    state.as_str()
-                );
-            }
+            Report::Overdue { worker, state, waited } => self.log_overdue(worker, state, waited, ""),
             Report::RetirementAborted { worker } => log_worker!(
                 warn,
                 OperatorEvent::Overdue,
@@ -299,6 +290,18 @@ impl OperatorLog {
             rgun.pid = self.pid(worker),
             rgun.duration_us = microseconds(took),
             "the zygote is ready after {took:.1?}: workers are forked from it"
+        );
+    }
+
+    /// Logs a worker that has been in `state` for `waited`, its limit. `addition` ends the entry.
+    pub(super) fn log_overdue(&self, worker: WorkerId, state: WorkerState, waited: Duration, addition: &str) {
+        log_worker!(
+            warn,
+            OperatorEvent::Overdue,
+            self,
+            worker,
+            "has been {} for {waited:.1?}, its limit{addition}",
+            state.as_str()
         );
     }
 

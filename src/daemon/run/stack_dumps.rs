@@ -62,6 +62,8 @@ pub(super) enum DumpReason {
     Slow(RequestInfo),
     /// The worker did not become ready within `timeouts.boot`.
     Boot,
+    /// The worker has not exited this long after it was asked to.
+    Exit(Duration),
     /// A client of the control socket has requested the stacks.
     Operator,
 }
@@ -140,7 +142,7 @@ impl StackDumps {
             DumpReason::Slow(request) => (DumpStep::OneThread, SLOW_LOG_TIMEOUT, Some(request.exchange)),
             DumpReason::TaskDeadline(_) => (DumpStep::WithoutSignal, CANCEL_TIMEOUT, None),
             DumpReason::Operator => (DumpStep::WithoutSignal, OPERATOR_TIMEOUT, None),
-            DumpReason::Deadline(_) | DumpReason::Stall(_) | DumpReason::Boot => {
+            DumpReason::Deadline(_) | DumpReason::Stall(_) | DumpReason::Boot | DumpReason::Exit(_) => {
                 (DumpStep::Requested, REQUEST_TIMEOUT, None)
             }
         };

@@ -6,7 +6,7 @@ use super::stack_dumps::{DumpReason, StackDumpResult};
 use super::{Daemon, request_log};
 use crate::dispatch::RequestInfo;
 use crate::id::WorkerId;
-use crate::supervise::Event;
+use crate::supervise::{Event, WorkerState};
 
 impl Daemon {
     /// Requests the stacks of a worker; they are logged when they have come. Returns the events of
@@ -33,6 +33,13 @@ impl Daemon {
                     first.get_or_insert(request.request_id);
                 }
                 DumpReason::Operator => self.control.stack_calls.on_stacks(worker, pid, stacks),
+                DumpReason::Exit(waited) => {
+                    let addition = match stacks {
+                        Some(stacks) => format!("; Python stacks:\n{}", stacks.trim_end()),
+                        None => "; its Python stacks could not be taken".to_owned(),
+                    };
+                    self.operator_log.log_overdue(worker, WorkerState::Terminating, waited, &addition);
+                }
                 DumpReason::Slow(request) => request_log::log_slow(worker, pid, &request, stacks),
                 DumpReason::Boot => {
                     events.push(Event::StacksDumped { worker, stacks: stacks.map(str::to_owned) });
