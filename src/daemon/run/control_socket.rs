@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Gid, Group, geteuid};
+use nix::unistd::{Gid, geteuid};
 use tokio::net::UnixListener;
 use tokio::net::unix::UCred;
 use tokio::sync::mpsc::UnboundedSender;
@@ -25,6 +25,7 @@ use super::stack_calls::StackCalls;
 use crate::cli::Invocation;
 use crate::config::{ConfigError, ConfigErrors, name};
 use crate::control::{self, Access};
+use crate::pool::find_group;
 
 /// The main loop's data about clients of the control socket.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub(super) enum ControlError {
         key = name::CONTROL_GROUP
     )]
     NoGroup { group: String },
+    #[error("{key} = \"{group}\": cannot look the group up: {source}", key = name::CONTROL_GROUP)]
+    Lookup { group: String, source: io::Error },
     #[error(
         "{key} = \"{group}\": the service may not give its socket to this group: write SupplementaryGroups={group} and \
          SystemCallFilter=@chown into a drop-in of the unit (systemctl edit)",
@@ -81,7 +84,7 @@ impl ControlSocket {
             let text = format!("{}: {error}", path.display());
             ControlError::System { source: io::Error::new(error.kind(), text) }
         };
-        let gid = find_group(group)?;
+        let gid = group_id(group)?;
         // A killed daemon leaves its file behind. No other daemon uses this unit's directory.
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(error)),
@@ -121,25 +124,32 @@ impl Drop for ControlSocket {
 /// it. Returns the group's id; `None` if the setting is off.
 ///
 /// # Errors
-/// There is no such group.
+/// There is no such group, or it cannot be looked up.
 pub(crate) fn check_group(invocation: &Invocation) -> Result<Option<Gid>, ConfigErrors> {
-    find_group(invocation.config.control.group.as_deref()).map_err(|_no_group| {
+    group_id(invocation.config.control.group.as_deref()).map_err(|error| {
+        let reason = match &error {
+            ControlError::Lookup { source, .. } => format!("cannot look the group up: {source}"),
+            _ => "there is no such group".to_owned(),
+        };
         ConfigErrors(vec![ConfigError {
             origin: invocation
                 .file()
                 .map_or_else(|| "RGUN_CONTROL_GROUP".to_owned(), |file| file.display().to_string()),
             key: name::CONTROL_GROUP.to_owned(),
             value: invocation.config.control.group.as_ref().map(|group| format!("\"{group}\"")),
-            reason: "there is no such group".to_owned(),
+            reason,
             hint: Some("create it with groupadd --system, or name another one".to_owned()),
         }])
     })
 }
 
-fn find_group(name: Option<&str>) -> Result<Option<Gid>, ControlError> {
+fn group_id(name: Option<&str>) -> Result<Option<Gid>, ControlError> {
     let Some(name) = name else { return Ok(None) };
-    let found = Group::from_name(name).ok().flatten();
-    found.map(|group| Some(group.gid)).ok_or_else(|| ControlError::NoGroup { group: name.to_owned() })
+    match find_group(name) {
+        Ok(None) => Err(ControlError::NoGroup { group: name.to_owned() }),
+        Ok(gid) => Ok(gid),
+        Err(errno) => Err(ControlError::Lookup { group: name.to_owned(), source: errno.into() }),
+    }
 }
 
 /// Returns the access of a process that has connected, or the reason why the process has none.
