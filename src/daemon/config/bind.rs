@@ -44,6 +44,16 @@ impl Bind {
     pub(super) fn any(port: u16) -> Self {
         Self::Tcp { host: ALL_IPV4.to_owned(), port }
     }
+
+    /// Returns whether this is all IPv4 addresses at a port, and `other` one of them: only one of the
+    /// two can be bound (ip(7)).
+    pub(super) fn includes(&self, other: &Self) -> bool {
+        let (Self::Tcp { host: all, port }, Self::Tcp { host, port: other_port }) = (self, other) else {
+            return false;
+        };
+        let is_ipv4 = host == "localhost" || host.parse::<Ipv4Addr>().is_ok();
+        all == ALL_IPV4 && port == other_port && *port != 0 && is_ipv4
+    }
 }
 
 impl fmt::Display for Bind {

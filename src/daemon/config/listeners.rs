@@ -132,6 +132,10 @@ fn addresses(setting: &Setting, base: &Path, if_empty: &str) -> Result<Vec<Bind>
         if bind.contains(&address) {
             return Err(ValueError::new(format!("has {address} twice")));
         }
+        if let Some(other) = bind.iter().find(|other| other.includes(&address) || address.includes(other)) {
+            let reason = format!("has {address} and {other}, of which one includes the other");
+            return Err(ValueError::new(reason).with_hint("remove one of them"));
+        }
         bind.push(address);
     }
     if bind.is_empty() {

@@ -181,6 +181,18 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("listen", "bind = \"app.sock\"", "is a path", "unix:app.sock"),
     ("listen", "bind = [\":80\", \"localhost:http\"]", "\"localhost:http\": \"http\" is not a port", "65535"),
     ("listen", "bind = [\":80\", \"0.0.0.0:80\"]", "has 0.0.0.0:80 twice", ""),
+    (
+        "listen",
+        "bind = [\":80\", \"127.0.0.1:80\"]",
+        "has 127.0.0.1:80 and 0.0.0.0:80, of which one",
+        "remove one",
+    ),
+    (
+        "listen",
+        "bind = [\"localhost:80\", \":80\"]",
+        "has 0.0.0.0:80 and localhost:80, of which one",
+        "remove one",
+    ),
     ("listen", "bind = \"unix:x.sock\"", "\"unix:x.sock\" is relative", "unix:/run/x.sock"),
     ("listen", "bind = []", "names no address", "127.0.0.1:8000"),
     ("listen", "bind = [80]", "must be a list of strings, but has a number in it", ""),
