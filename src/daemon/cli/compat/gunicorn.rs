@@ -122,7 +122,7 @@ pub(in crate::cli) const TABLE: &[CompatFlag] = &[
         ),
     )
     .short('D'),
-    flag("umask", Value, Refused("rgun does not change its umask", "in the unit, write UMask={}")).short('m').default("0"),
+    flag("umask", Value, Refused("rgun does not change its umask", "in the unit, write UMask={}; SocketMode= of the socket unit is the mode of a Unix socket")).short('m').default("0"),
     flag("initgroups", Switch, NoOp),
     flag("pid", Value, Ignored("systemd knows the main process: systemctl show -p MainPID rgun")).short('p').setting("pidfile"),
     flag("backlog", Value, Ignored("Backlog= of the socket unit sets the length of the kernel's queue, limits.queue the length of rgun's")).default("2048"),

@@ -126,7 +126,7 @@ fn invalid_settings_are_reported_with_file_and_hint() {
         (r#""workers":"many""#, "gunicorn.conf.py: workers: workers.count = \"many\": is not a whole number"),
         (
             r#""umask":"0o27""#,
-            "gunicorn.conf.py: umask = 0o27: rgun does not change its umask\n    hint: in the unit, write UMask=0027",
+            "gunicorn.conf.py: umask = 0o27: rgun does not change its umask\n    hint: in the unit, write UMask=0027; SocketMode= of the socket unit is the mode of a Unix socket",
         ),
         (
             r#""workers":["a",{"type":"an object of type Fraction"}]"#,
