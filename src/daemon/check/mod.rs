@@ -20,7 +20,7 @@ use rgun_channel::control::{Command, Hooks, Preload, Report, Role};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::cli::{CheckIdentity, Invocation, UnreadInvocation};
-use crate::config::{self, Config, MaxTasks};
+use crate::config::{self, Config, MaxTasks, name};
 use crate::dispatch::{Dispatcher, Notice, Policy};
 use crate::edge::register;
 use crate::error_chain::Chain;
@@ -35,6 +35,7 @@ use crate::supervise::Exit;
 use access::RequiredAccess;
 use app_settings::AppSettings;
 use identity::CheckContext;
+use unit::Unit;
 
 /// Time for the worker to exit after a Stop command.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -92,6 +93,7 @@ fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<S
     let config = &without_credentials(&invocation.config, warnings);
     let tls = load_tls(config, None).map_err(|error| StartupError::config_reason(error.to_string()))?;
     warnings.extend(tls.map(|tls| tls.warnings).unwrap_or_default());
+    warnings.extend(unit.as_ref().and_then(|unit| warn_unused_bind(config, unit)));
     let workers = context.find_worker_identity(config)?;
     context.check_control_group()?;
     let app_user = workers.as_ref().or(identity.as_ref());
@@ -122,6 +124,19 @@ fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<S
     require(app_user.unwrap_or(identity), &databases)?;
     let of_unit = unit.as_ref().map(|unit| format!(", as {} runs it", unit.name)).unwrap_or_default();
     Ok(format!("{verdict}; checked as {}{of_unit}{as_workers}", identity.user))
+}
+
+/// Returns a warning about `listen.bind` if systemd passes the service its sockets.
+fn warn_unused_bind(config: &Config, unit: &Unit) -> Option<String> {
+    let socket_unit = unit.sockets.first().filter(|_| config.listen.explicit)?;
+    let addresses: Vec<_> = config.listen.bind.iter().map(ToString::to_string).collect();
+    Some(format!(
+        "{} = {} has no effect: {} listens on the sockets of {socket_unit}; change ListenStream= there (systemctl edit \
+         {socket_unit})",
+        name::BIND,
+        addresses.join(", "),
+        unit.name
+    ))
 }
 
 /// Returns the configuration without the unit's credentials, which only systemd can read; warns

@@ -47,10 +47,12 @@ pub(super) struct Unit {
     pub(super) hides_homes: bool,
     /// `ProtectSystem=strict`: everything not granted to the service is read-only.
     pub(super) is_strict: bool,
+    /// The socket units of `Requires=`: systemd starts them with the service and passes it their sockets.
+    pub(super) sockets: Vec<String>,
 }
 
 /// The properties to read.
-const PROPERTIES: &str = "LoadState,User,Group,SupplementaryGroups,DynamicUser,WorkingDirectory,Environment,\
+const PROPERTIES: &str = "LoadState,Requires,User,Group,SupplementaryGroups,DynamicUser,WorkingDirectory,Environment,\
                           EnvironmentFiles,StateDirectory,CacheDirectory,LogsDirectory,RuntimeDirectory,\
                           ConfigurationDirectory,ReadWritePaths,ProtectHome,ProtectSystem,AmbientCapabilities,\
                           CapabilityBoundingSet,SystemCallFilter";
@@ -129,14 +131,16 @@ impl Unit {
         Some(unit)
     }
 
-    /// Reads the `[Service]` section of a file.
+    /// Reads the `[Service]` section of a file, and `Requires=` of the `[Unit]` section.
     fn read(&mut self, text: &str, instance: &str) {
         let text = text.replace("\\\n", " ");
-        let mut is_service = false;
+        let mut section = "";
         for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
             if line.starts_with('[') {
-                is_service = line == "[Service]";
-            } else if is_service && let Some((key, value)) = line.split_once('=') {
+                section = line;
+            } else if let Some((key, value)) = line.split_once('=')
+                && section == if key.trim() == "Requires" { "[Unit]" } else { "[Service]" }
+            {
                 let value = expand(value.trim(), instance);
                 match key.trim() {
                     "EnvironmentFile" if value.is_empty() => self.environment_files.clear(),
@@ -193,6 +197,10 @@ impl Unit {
             }
             "ProtectHome" => self.hides_homes = is_yes(value) || value == "tmpfs",
             "ProtectSystem" => self.is_strict = value == "strict",
+            // An empty value does not clear a dependency (systemd.unit(5)).
+            "Requires" => {
+                self.sockets.extend(split_words(value).into_iter().filter(|unit| unit.ends_with(".socket")));
+            }
             _ => {
                 let known = DIRECTORIES.iter().find(|(setting, ..)| *setting == key);
                 let Some((_, variable, root)) = known else { return };
@@ -376,10 +384,11 @@ mod tests {
         let shown = "User=shop\nGroup=\nSupplementaryGroups=video render\nDynamicUser=no\nWorkingDirectory=!/srv/shop\n\
                      Environment=A=1 \"B=two words\"\nEnvironmentFiles=/etc/default/shop (ignore_errors=yes)\n\
                      StateDirectory=rgun shop:link\nReadWritePaths=-/srv/media\nProtectHome=read-only\n\
-                     ProtectSystem=strict\nLoadState=loaded\n";
+                     ProtectSystem=strict\nLoadState=loaded\nRequires=shop.socket system.slice -.mount\n";
         let unit = Unit::from_properties("shop.service".into(), shown).unwrap();
         assert_eq!((unit.user.as_str(), unit.group.as_str()), ("shop", ""));
         assert_eq!(unit.supplementary, ["video", "render"]);
+        assert_eq!(unit.sockets, ["shop.socket"]);
         assert_eq!(unit.directory, Some("/srv/shop".into()));
         assert_eq!(unit.environment_files, [("/etc/default/shop".into(), true)]);
         assert_eq!(
@@ -406,7 +415,7 @@ mod tests {
         fs::create_dir_all(lib.join("rgun@shop.service.d")).unwrap();
         fs::write(
             lib.join("rgun@.service"),
-            "[Unit]\nUser=nobody\n[Service]\n# User=root\nUser=rgun\nStateDirectory=%i\nEnvironment=A=1 \\\n  B=2\n\
+            "[Unit]\nUser=nobody\nRequires=rgun@%i.socket\n[Service]\n# User=root\nUser=rgun\nStateDirectory=%i\nEnvironment=A=1 \\\n  B=2\n\
              EnvironmentFile=-/etc/default/%i\n",
         )
         .unwrap();
@@ -424,6 +433,7 @@ mod tests {
         let unit = Unit::from_files("rgun@shop.service", &[&etc, &lib]).unwrap();
         assert_eq!(unit.user, "shop");
         assert_eq!(unit.supplementary, ["video"]);
+        assert_eq!(unit.sockets, ["rgun@shop.socket"]);
         assert_eq!(
             text(&unit.variables().unwrap()),
             ["STATE_DIRECTORY=/var/lib/shop:/var/lib/media", "C=3", "D=50%i shop"]

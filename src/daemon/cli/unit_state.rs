@@ -8,7 +8,7 @@ use crate::exit_status::EX_UNUSED;
 
 /// The properties to read.
 const PROPERTIES: &str = "LoadState,ActiveState,SubState,UnitFileState,Result,ExecMainCode,ExecMainStatus,NRestarts,\
-                          ControlGroup,StatusText,NeedDaemonReload,User,Listen";
+                          ControlGroup,StatusText,NeedDaemonReload,User,Listen,FragmentPath,DropInPaths";
 
 /// The properties of a unit, as `systemctl show` prints them.
 #[derive(Debug, Default, Clone)]

@@ -142,6 +142,31 @@ def test_doctor_names_an_address_in_use(instance):
     assert "cannot listen at 127.0.0.1:8000: another program uses this address" in text, text
 
 
+def test_doctor_names_settings_without_effect(instance):
+    drop_in = pathlib.Path(f"/etc/systemd/system/rgun@{NAME}.service.d/30-mistake.conf")
+    drop_in.write_text("[Service]\nMemorymax=1G\nNice=low\n")
+    configuration = instance.config.read_text()
+    instance.config.write_text(f'{configuration}\n[listen]\nbind = "127.0.0.1:8001"\n')
+    host.systemctl("daemon-reload")
+    try:
+        status, found = doctor()
+    finally:
+        drop_in.unlink()
+        instance.config.write_text(configuration)
+        host.systemctl("daemon-reload")
+    assert status == 0, found
+    warnings = [finding["what"] for finding in found["findings"] if finding["severity"] == "warning"]
+    for start, part in [
+        (f"systemd ignores a line: {drop_in}:2: ", "Memorymax"),
+        (f"systemd ignores a line: {drop_in}:3: ", "low"),
+        (
+            "listen.bind = 127.0.0.1:8001 has no effect: ",
+            f"ListenStream= there (systemctl edit {instance.socket})",
+        ),
+    ]:
+        assert any(what.startswith(start) and part in what for what in warnings), (start, warnings)
+
+
 def test_doctor_of_an_unknown_instance_names_the_configuration():
     status, found = doctor("nosuch")
     assert status == 1

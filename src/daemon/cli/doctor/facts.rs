@@ -71,6 +71,8 @@ pub(super) struct Facts {
     /// Whether the kernel reports memory pressure on the service (PSI).
     pub(super) has_pressure: bool,
     pub(super) oom: OomKills,
+    /// Lines of the operator's unit files that systemd ignores, `PATH:LINE: REASON` each.
+    pub(super) ignored_lines: Vec<String>,
 }
 
 impl Facts {
@@ -94,6 +96,7 @@ impl Facts {
             socket_log: socket_log(&socket_unit),
             has_pressure: has_pressure(service.get("ControlGroup")),
             oom: oom_kills(service.get("ControlGroup")),
+            ignored_lines: ignored_lines([(&service_unit, &service), (&socket_unit, &socket)]),
             service,
             socket,
             metrics,
@@ -201,6 +204,42 @@ fn journal(arguments: &[&str]) -> String {
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 
+/// Returns the lines of these units that systemd ignores: unknown settings, and values that it cannot
+/// parse. Only the operator's files are looked at: the package's may have settings that this systemd is
+/// too old for. Empty without `systemd-analyze`.
+fn ignored_lines(units: [(&str, &UnitState); 2]) -> Vec<String> {
+    let files: Vec<&str> = units.iter().flat_map(|(_, state)| operator_files(state)).collect();
+    if files.is_empty() {
+        return Vec::new();
+    }
+    let output = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "--recursive-errors=no"])
+        .args(units.map(|(unit, _)| unit))
+        .stdin(Stdio::null())
+        .output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stderr).into_owned()).unwrap_or_default();
+    ignored_lines_of(&text, &files)
+}
+
+/// Returns the files of a unit that are not in the directories of packages.
+fn operator_files(unit: &UnitState) -> impl Iterator<Item = &str> {
+    let files = unit.get("DropInPaths").split(' ').chain([unit.get("FragmentPath")]);
+    files.filter(|file| ["/etc/", "/run/"].iter().any(|root| file.starts_with(root)))
+}
+
+/// Returns what `systemd-analyze verify` has printed about lines of these files that are ignored. It may
+/// print a line again for each unit, and complains about the units' dependencies, too.
+fn ignored_lines_of(text: &str, files: &[&str]) -> Vec<String> {
+    let is_about = |line: &&str| line.split_once(':').is_some_and(|(path, _)| files.contains(&path));
+    let mut found: Vec<String> = Vec::new();
+    for line in text.lines().filter(is_about).filter(|line| line.contains("ignoring")) {
+        if !found.iter().any(|other| other == line) {
+            found.push(line.to_owned());
+        }
+    }
+    found
+}
+
 /// Returns whether the kernel reports memory pressure, and on this cgroup if it exists.
 fn has_pressure(cgroup: &str) -> bool {
     let directory = Path::new("/sys/fs/cgroup").join(cgroup.trim_start_matches('/'));
@@ -250,6 +289,22 @@ mod tests {
         assert_eq!(errors_of("warning: a\n  more\nerror: b\nerror: c\n"), errors);
         assert_eq!(errors_of("error: b\nerror: c\n"), errors);
         assert_eq!(errors_of("killed\n"), "killed");
+    }
+
+    #[test]
+    fn ignored_lines_of_the_operator_are_found_once() {
+        let unit = UnitState::parse(
+            "FragmentPath=/usr/lib/systemd/system/rgun.service\n\
+             DropInPaths=/usr/lib/systemd/system/service.d/10.conf /etc/systemd/system/rgun.service.d/a.conf\n",
+        );
+        let files: Vec<&str> = operator_files(&unit).collect();
+        assert_eq!(files, ["/etc/systemd/system/rgun.service.d/a.conf"]);
+        let ignored = "/etc/systemd/system/rgun.service.d/a.conf:2: Unknown key name 'Users' in section 'Service', ignoring.";
+        let text = format!(
+            "{ignored}\n/usr/lib/systemd/system/rgun.service:9: Unknown key name 'New' in section 'Service', ignoring.\n\
+             rgun.service: Command /usr/bin/rgun is not executable\n{ignored}\n"
+        );
+        assert_eq!(ignored_lines_of(&text, &files), [ignored]);
     }
 
     #[test]

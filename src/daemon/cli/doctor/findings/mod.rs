@@ -29,6 +29,7 @@ pub(super) struct Finding {
 pub(super) fn judge(names: &Service, facts: &Facts) -> Vec<Finding> {
     let mut findings = Findings { names, facts, found: Vec::new() };
     if findings.check_loaded() {
+        findings.check_ignored_lines();
         findings.check_configuration();
         findings.check_socket();
         findings.check_service();
@@ -86,6 +87,18 @@ impl Findings<'_> {
             }
         }
         facts.service.is_loaded() && facts.socket.is_loaded()
+    }
+
+    fn check_ignored_lines(&mut self) {
+        for line in &self.facts.ignored_lines {
+            self.warning(
+                format!("systemd ignores a line: {line}"),
+                format!(
+                    "correct it, then run: systemctl daemon-reload; systemctl restart {}",
+                    self.names.service_unit()
+                ),
+            );
+        }
     }
 
     fn check_configuration(&mut self) {

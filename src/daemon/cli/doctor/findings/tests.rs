@@ -25,6 +25,7 @@ fn facts(service: &str, socket: &str) -> Facts {
         socket_log: String::new(),
         has_pressure: true,
         oom: OomKills::default(),
+        ignored_lines: Vec::new(),
     }
 }
 
@@ -44,6 +45,14 @@ fn running_service_has_no_findings() {
 fn service_that_waits_for_a_connection_has_no_findings() {
     let facts = Facts { control: ControlState::Absent, ..facts("ActiveState=inactive\n", "") };
     assert_eq!(judge(&shop(), &facts), []);
+}
+
+#[test]
+fn ignored_lines_of_drop_ins_are_warnings() {
+    let line = "/etc/systemd/system/rgun@shop.service.d/a.conf:2: Unknown key name 'Users' in section 'Service', ignoring.";
+    let (severity, text) = only(&Facts { ignored_lines: vec![line.to_owned()], ..facts("", "") });
+    assert_eq!(severity, Severity::Warning);
+    assert!(text.starts_with(&format!("systemd ignores a line: {line} | correct it")), "{text}");
 }
 
 #[test]
