@@ -135,7 +135,16 @@ class Server:
 
     def startup(self):
         """Runs lifespan's startup. Returns None, or the failure."""
-        return self.lifespan and self.loop.run_until_complete(self.lifespan.startup())
+        return self.lifespan and self.run_lifespan(self.lifespan.startup())
+
+    def run_lifespan(self, phase):
+        """Runs lifespan's startup or shutdown, a coroutine. Returns its result."""
+        global current_lifespan
+        current_lifespan = self.lifespan
+        try:
+            return self.loop.run_until_complete(phase)
+        finally:
+            current_lifespan = None
 
     def has_asyncio_flags(self):
         """Returns whether get_debug() and is_running() are asyncio's, and only read an attribute."""
@@ -169,7 +178,7 @@ class Server:
         """Runs lifespan's shutdown, then cancels the tasks left on the loop. Returns the warnings."""
         loop = self.loop
         for step in (
-            lambda: self.lifespan and loop.run_until_complete(self.lifespan.shutdown()),
+            lambda: self.lifespan and self.run_lifespan(self.lifespan.shutdown()),
             self.cancel_tasks,
             lambda: loop.run_until_complete(loop.shutdown_asyncgens()),
             lambda: loop.run_until_complete(loop.shutdown_default_executor()),
@@ -305,6 +314,21 @@ class Lifespan:
             else:
                 self.failed_shutdown = text
         (self.started if is_startup else self.stopped).set()
+
+
+# The lifespan whose startup or shutdown runs, or None.
+current_lifespan = None
+
+
+def lifespan_stack():
+    """Formats the stack of lifespan's task. Returns None unless its startup or shutdown runs.
+
+    Called from another thread than the loop's.
+    """
+    lifespan = current_lifespan
+    if lifespan is None or lifespan.task is None:
+        return None
+    return f"Lifespan's task (most recent call last):\n{stack_of(lifespan.task, lifespan.server.loop)}"
 
 
 # Maximum number of tasks whose stacks are shown together.

@@ -288,9 +288,7 @@ impl BackgroundThread {
 
     fn perform(&self, py: Python<'_>, job: Job) -> Vec<Report> {
         let reports = match job {
-            Job::Stacks(None) => {
-                stacks::write_all(py, &self.worker.process.stacks).map(|()| vec![Report::StacksDumped(true)])
-            }
+            Job::Stacks(None) => self.dump_all(py).map(|()| vec![Report::StacksDumped(true)]),
             Job::Stacks(Some(exchange)) => {
                 self.dump_exchange(py, exchange).map(|written| vec![Report::StacksDumped(written)])
             }
@@ -307,6 +305,21 @@ impl BackgroundThread {
             error.write_unraisable(py, None);
             job.failed().into_iter().collect()
         })
+    }
+
+    /// Writes the stacks of all threads and, if lifespan's startup or shutdown runs, of its task.
+    fn dump_all(&self, py: Python<'_>) -> PyResult<()> {
+        let file = &self.worker.process.stacks;
+        stacks::write_all(py, file)?;
+        match asgi::lifespan_stack(py) {
+            Ok(Some(stack)) => stacks::write_text(py, file, &format!("\n{stack}")).map(drop),
+            Ok(None) => Ok(()),
+            Err(error) => {
+                // The stacks of the threads are written.
+                error.write_unraisable(py, None);
+                Ok(())
+            }
+        }
     }
 
     /// Writes the stack of an exchange's task or thread. Returns false if the exchange does not

@@ -141,6 +141,26 @@ def test_lifespan_starts_before_ready_and_ends_before_exit(boot, fake, mode):
     assert "two: shutdown" in fake.output()
 
 
+def test_stacks_include_the_task_of_a_hanging_lifespan(boot, tmp_path):
+    source = lifespan("await wait_for_file('startup')", "await wait_for_file('shutdown')") + (
+        "    import asyncio\n"
+        "    async def wait_for_file(name):\n"
+        "        while not os.path.exists(name):\n"
+        "            await asyncio.sleep(0.01)\n"
+    )
+    worker = boot(source)
+    worker.next_report("booting")
+    wait_until("the stacks show the startup", lambda: "wait_for_file('startup')" in worker.ask_stacks())
+    (tmp_path / "startup").touch()
+    worker.wait_ready()
+    assert "Lifespan" not in worker.ask_stacks(), "it waits for its shutdown"
+    worker.send(b"X")
+    wait_until("the stacks show the shutdown", lambda: "wait_for_file('shutdown')" in worker.ask_stacks())
+    assert "Lifespan's task (most recent call last):" in worker.ask_stacks()
+    (tmp_path / "shutdown").touch()
+    assert worker.wait() == 0
+
+
 def test_lifespan_state_is_copied_to_each_request(boot):
     worker = boot(lifespan('scope["state"]["x"] = [1]')).wait_ready()
     assert json_of(worker.fetch("/")) == {"x": [1]}

@@ -218,7 +218,7 @@ impl Supervisor {
         let set = self.worker_set(worker.generation);
         let limit = set.and_then(|set| set.policy.boot).unwrap_or_default();
         let summary = format!(
-            "not ready after timeouts.boot = {}; the import hangs or needs a longer limit",
+            "not ready after timeouts.boot = {}; the import or the startup hangs, or needs a longer limit",
             super::status::format_duration(limit)
         );
         let failure =

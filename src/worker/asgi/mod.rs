@@ -52,4 +52,4 @@ mod websocket;
 mod zerocopysend;
 
 pub(crate) use run::run;
-pub(crate) use state::Application;
+pub(crate) use state::{Application, lifespan_stack};

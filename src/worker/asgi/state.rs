@@ -422,8 +422,21 @@ impl std::hash::Hasher for IdHasher {
     }
 }
 
+/// Formats the stack of lifespan's task, with a headline. `None` unless lifespan's startup or shutdown
+/// runs. Called from a thread other than the event loop's.
+///
+/// # Errors
+/// The Python exception if the stack cannot be formatted.
+pub(crate) fn lifespan_stack(py: Python<'_>) -> PyResult<Option<String>> {
+    // A WSGI worker has not loaded the module.
+    let Some(module) = MODULE.get(py) else { return Ok(None) };
+    module.bind(py).call_method0(intern!(py, "lifespan_stack"))?.extract()
+}
+
+/// The module `asgi.py`, once it is loaded.
+static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+
 /// Returns the module `asgi.py`; loads it at the first call.
 pub(super) fn python_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
-    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     embedded_module(py, &MODULE, include_str!("../asgi.py"), c"<rgun>/asgi.py", c"rgun_worker.asgi")
 }

@@ -59,7 +59,7 @@ fn each_boot_failure_is_reported_with_its_kind() {
                 harness.advance(1500 * MS).tick()
             },
             BootFailureKind::Timeout,
-            "not ready after timeouts.boot = 60 s; the import hangs or needs a longer limit",
+            "not ready after timeouts.boot = 60 s; the import or the startup hangs, or needs a longer limit",
         ),
         (
             |harness, worker| {
