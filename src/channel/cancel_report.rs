@@ -1,12 +1,13 @@
 //! The text of a [`Report::Warning`](crate::control::Report::Warning) about a cancelled task.
 //!
-//! An ASGI worker sends this warning when it cancels the task of a request that has passed its
-//! deadline. The daemon recognises the text and logs the task's stack in the entry of that request.
+//! An ASGI worker sends this warning when it cancels the task of a request that has failed. The daemon
+//! recognises the text. If the request has passed its deadline, the daemon logs the task's stack in the
+//! entry of that request.
 
 use crate::frame::ExchangeId;
 
 const BEFORE_ID: &str = "exchange ";
-const AFTER_ID: &str = " has passed its deadline and is cancelled; its task was at:\n";
+const AFTER_ID: &str = " is cancelled; its task was at:\n";
 
 /// Returns the text.
 pub fn encode(exchange: ExchangeId, stack: &str) -> String {
@@ -31,7 +32,7 @@ mod tests {
 
     #[test]
     fn other_warnings_are_not_cancel_reports() {
-        for text in ["a socket is open", "exchange seven has passed its deadline", "exchange 7 is over"] {
+        for text in ["a socket is open", "exchange seven is cancelled", "exchange 7 is over"] {
             assert_eq!(decode(text), None, "{text}");
         }
     }

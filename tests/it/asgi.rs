@@ -67,7 +67,7 @@ fn task_over_its_deadline_is_cancelled() {
     // Each 504 entry contains the stack of its task; the stack has no entry of its own.
     assert_eq!(daemon.log.count("in worker 0; its task was at:"), 2, "{}", daemon.log.text());
     assert_eq!(daemon.log.count("in wait"), 2, "{}", daemon.log.text());
-    assert_eq!(daemon.log.count("has passed its deadline"), 0, "{}", daemon.log.text());
+    assert_eq!(daemon.log.count("is cancelled"), 0, "{}", daemon.log.text());
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn trailers_follow_a_file() {
 }
 
 #[test]
-fn endless_stream_may_clean_up_after_a_reload() {
+fn endless_streams_may_clean_up_after_a_reload() {
     const APP: &str = "
 import asyncio
 import sys
@@ -238,12 +238,36 @@ async def application(scope, receive, send):
         print('stream has ended', file=sys.stderr, flush=True)
 ";
     let daemon = Rgun::python(APP).set("timeouts.drain", "1s").start_ready();
-    let mut client = daemon.connect();
-    assert_eq!(client.send_get("/").response_head().status, 200);
+    let clients: Vec<Client> = (0..N_CLIENTS)
+        .map(|_| {
+            let mut client = daemon.connect();
+            assert_eq!(client.send_get("/").response_head().status, 200);
+            client
+        })
+        .collect();
     daemon.signal(Signal::SIGHUP);
-    daemon.log.wait_for("stream has ended");
+    daemon.log.wait_for_count(clients.len(), "stream has ended");
     daemon.log.wait_for("lifespan has ended");
     assert!(daemon.log.text().contains("has been retiring for"), "{}", daemon.log.text());
+    assert_eq!(daemon.log.count("is cancelled"), 0, "{}", daemon.log.text());
+}
+
+/// More than the warnings that a worker may send at once.
+const N_CLIENTS: usize = 100;
+
+#[test]
+fn worker_with_many_tasks_over_their_deadline_stays() {
+    let daemon = Rgun::fake_asgi().flags(["--timeout", "500ms"]).start_ready();
+    let worker = daemon.worker();
+    let mut clients: Vec<Client> = (0..N_CLIENTS).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        client.send_get("/wait");
+    }
+    for client in &mut clients {
+        client.response().assert_error(504);
+    }
+    daemon.wait_for_disconnects(0, u32::try_from(N_CLIENTS).expect("a small number"));
+    assert_eq!(daemon.worker(), worker, "{}", daemon.log.text());
 }
 
 #[test]

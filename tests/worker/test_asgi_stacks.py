@@ -16,7 +16,7 @@ def test_task_at_its_deadline_is_reported_and_cancelled(worker):
     worker.fetch("/ignore")
     worker.disconnect(exchange, cancel=True)
     report = worker.next_report("warning")[1]
-    assert f"exchange {exchange} has passed its deadline" in report
+    assert f"exchange {exchange} is cancelled; its task was at:" in report
     for line in ("in stuck", "in inner", "asyncio.sleep(1000)"):
         assert line in report
     assert "<rgun>" not in report

@@ -44,8 +44,8 @@ pub enum StreamFrame<'a> {
         code: u16,
         /// The close frame's reason, UTF-8.
         reason: &'a [u8],
-        /// The request's deadline has passed: the worker cancels the task instead of sending it an
-        /// event.
+        /// The request has failed, because its deadline has passed or the worker exits: the worker
+        /// cancels the task instead of sending it an event, and reports its stack.
         cancel: bool,
     },
     /// The client has closed its sending side: `http.disconnect` follows the request's body, and

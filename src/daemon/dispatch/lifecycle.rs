@@ -113,8 +113,7 @@ impl Dispatcher {
         let Some(index) = state.worker_index(id) else { return };
         let Some(worker) = state.workers[index].as_mut().filter(|worker| worker.is_asgi()) else { return };
         for exchange in state.exchanges.iter_mut() {
-            let is_its = matches!(exchange.state, ExchangeState::Assigned { worker, .. } if worker == index);
-            if !is_its || exchange.has_ended() {
+            if !exchange.is_assigned_to(index) || exchange.has_ended() {
                 continue;
             }
             let waker = exchange.fail(Fault::WorkerKilled(id));

@@ -25,9 +25,11 @@ impl Worker {
         }
     }
 
-    /// Asks the worker to cancel the task of an exchange whose deadline has passed.
+    /// Asks the worker to cancel the task of an exchange that has failed: its deadline has passed, or the
+    /// worker exits.
     pub(super) fn cancel_task(&mut self, exchange: &mut Exchange) {
         exchange.attempt.disconnect_sent = true;
+        self.expect_cancel_report();
         self.send(&StreamFrame::Disconnect { exchange: exchange.id, code: 0, reason: b"", cancel: true });
     }
 

@@ -8,6 +8,7 @@ use rgun_channel::cancel_report;
 use rgun_channel::control::{self, Command, FailureKind, Interface};
 
 use super::messages::MainMessage;
+use super::operator_log::seat_field;
 use super::stack_dumps::DumpReason;
 use super::{Daemon, hand_over, request_log};
 use crate::config::Preload;
@@ -134,12 +135,15 @@ impl Daemon {
             }
             control::Report::AbortHookEnded => self.on_abort_hook_ended(worker),
             control::Report::Warning(text) => {
-                if let Some((exchange, stack)) = cancel_report::decode(&text)
-                    && self.stack_dumps.on_task_stack(worker, exchange, stack)
-                {
-                    return Vec::new();
+                match cancel_report::decode(&text) {
+                    Some((exchange, stack)) => {
+                        if !self.stack_dumps.on_task_stack(worker, exchange, stack) {
+                            // The request was cancelled because its worker exits, or the report is late.
+                            tracing::debug!(rgun.worker = seat_field(worker), "{text}");
+                        }
+                    }
+                    None => self.operator_log.log_warning(worker, &text),
                 }
-                self.operator_log.log_warning(worker, &text);
                 Vec::new()
             }
             control::Report::Forked { incarnation, pid } => self.on_forked(worker, incarnation, pid),

@@ -58,8 +58,7 @@ impl Exchange {
         awaitable::wake_futures(py, worker, receivers);
     }
 
-    /// Cancels the task after its deadline. Returns a report of its stack; `None` if the exchange
-    /// has ended.
+    /// Cancels the task. Returns a report of its stack; `None` if the exchange has ended.
     pub(super) fn cancel_task(slf: &Bound<'_, Self>) -> PyResult<Option<String>> {
         let py = slf.py();
         let (application, id) = {

@@ -223,7 +223,7 @@ impl Application {
         }
     }
 
-    /// Cancels the task of an exchange whose deadline has passed, and reports its stack.
+    /// Cancels the task of an exchange that has failed, and reports its stack.
     fn cancel_exchange(&self, exchange: &Bound<'_, Exchange>) -> Result<(), ProtocolError> {
         let reported = Exchange::cancel_task(exchange).and_then(|report| match report {
             Some(report) => self.worker.process.report(&Report::Warning(report)),

@@ -309,6 +309,11 @@ impl Worker {
         self.report_limit.expect_stacks();
     }
 
+    /// Notes a cancelled task, whose stack the worker reports.
+    pub(crate) fn expect_cancel_report(&mut self) {
+        self.report_limit.expect_cancel_report();
+    }
+
     /// Reads the worker socket until it is empty. Returns false when the worker has closed it.
     pub(crate) fn read_reports(&mut self, notice: &NoticeSink) -> Result<bool, ContractBreach> {
         let mut buffer = vec![0; control::MAX_MESSAGE_BYTES];

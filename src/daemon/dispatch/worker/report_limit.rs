@@ -3,11 +3,12 @@
 //! Reports pass through an unbounded channel to the main loop, and many are logged. Without limits,
 //! a faulty worker could fill the daemon's memory and the log. Reports of the worker's lifecycle
 //! are limited in number. Replies (stacks, forks), requests to stop and warnings are limited in
-//! rate, by credit. Stacks that the daemon has requested cost nothing, since the daemon limits its
-//! requests.
+//! rate, by credit. Stacks that the daemon has requested, and those of tasks that it has cancelled, cost
+//! nothing, since the daemon limits its requests.
 
 use std::time::{Duration, Instant};
 
+use rgun_channel::cancel_report;
 use rgun_channel::control::Report;
 
 use crate::dispatch::worker::contract::ContractBreach;
@@ -33,6 +34,8 @@ pub(crate) struct ReportLimiter {
     credit: u32,
     /// Requested stacks that the worker has not reported.
     stack_requests: u32,
+    /// Cancelled tasks whose stacks the worker has not reported.
+    cancelled_tasks: u32,
     /// When credit last returned.
     refilled_at: Instant,
 }
@@ -43,6 +46,7 @@ impl ReportLimiter {
             lifecycle_left: MAX_LIFECYCLE_REPORTS,
             credit: MAX_CREDIT,
             stack_requests: 0,
+            cancelled_tasks: 0,
             refilled_at: now,
         }
     }
@@ -50,6 +54,11 @@ impl ReportLimiter {
     /// Notes a request for stacks: one report of stacks costs no credit.
     pub(crate) fn expect_stacks(&mut self) {
         self.stack_requests = self.stack_requests.saturating_add(1);
+    }
+
+    /// Notes a cancelled task: one report of its stack costs no credit.
+    pub(crate) fn expect_cancel_report(&mut self) {
+        self.cancelled_tasks = self.cancelled_tasks.saturating_add(1);
     }
 
     /// Counts a report.
@@ -74,6 +83,10 @@ impl ReportLimiter {
                 self.stack_requests -= 1;
                 return Ok(());
             }
+            Report::Warning(text) if self.cancelled_tasks > 0 && cancel_report::decode(text).is_some() => {
+                self.cancelled_tasks -= 1;
+                return Ok(());
+            }
             Report::Warning(_) => WARNING_COST,
             Report::StacksDumped(_)
             | Report::AbortHookEnded
@@ -96,6 +109,8 @@ impl ReportLimiter {
 
 #[cfg(test)]
 mod tests {
+    use rgun_channel::frame::ExchangeId;
+
     use super::*;
 
     fn count_admitted(report: &Report, limiter: &mut ReportLimiter, now: Instant) -> usize {
@@ -136,6 +151,18 @@ mod tests {
         assert_eq!(count_admitted(&stacks, &mut limiter, start), 4 * MAX_CREDIT as usize);
         limiter.expect_stacks();
         assert_eq!(count_admitted(&stacks, &mut limiter, start), 1);
+    }
+
+    #[test]
+    fn stacks_of_cancelled_tasks_are_free() {
+        let start = Instant::now();
+        let mut limiter = ReportLimiter::new(start);
+        for _ in 0..1000 {
+            limiter.expect_cancel_report();
+        }
+        let stack = Report::Warning(cancel_report::encode(ExchangeId(1), "in f\n"));
+        assert_eq!(count_admitted(&Report::Warning(String::new()), &mut limiter, start), 64);
+        assert_eq!(count_admitted(&stack, &mut limiter, start), 1000);
     }
 
     #[test]
