@@ -52,7 +52,7 @@ impl CheckContext {
                     .into_iter()
                     .map(str::to_owned),
             );
-            let calls = unit.refused_calls();
+            let calls = unit.refused_calls(&WORKER_USER_CALLS);
             if !calls.is_empty() {
                 missing.push(format!("the system calls {} (SystemCallFilter=)", calls.join(" ")));
             }
@@ -66,8 +66,8 @@ impl CheckContext {
     /// Checks `control.group`.
     ///
     /// # Errors
-    /// The group does not exist, or the daemon of the unit is not in it and so may not give it the
-    /// control socket.
+    /// The group does not exist, or the daemon of the unit may not give it the control socket: it is not
+    /// in the group, or its system calls are filtered.
     pub(super) fn check_control_group(&self) -> Result<(), StartupError> {
         let found = check_group(&self.invocation)
             .map_err(|errors| StartupError::config_reason(errors.to_string()))?;
@@ -75,18 +75,29 @@ impl CheckContext {
             return Ok(());
         };
         let Credentials { uid, gid: own, groups } = &daemon.credentials;
-        if uid.is_root() || *own == gid || groups.contains(&gid) {
+        let group = self.invocation.config.control.group.as_deref().unwrap_or_default();
+        let mut needed = Vec::new();
+        if !uid.is_root() && *own != gid && !groups.contains(&gid) {
+            needed.push(format!("SupplementaryGroups={group}"));
+        }
+        if !unit.refused_calls(&["chown", "fchownat"]).is_empty() {
+            needed.push("SystemCallFilter=@chown".to_owned());
+        }
+        if needed.is_empty() {
             return Ok(());
         }
-        let group = self.invocation.config.control.group.as_deref().unwrap_or_default();
         Err(StartupError::config_reason(format!(
-            "{} = \"{group}\": {} may not give its control socket to this group: write SupplementaryGroups={group} \
-             and SystemCallFilter=@chown into a drop-in (systemctl edit)",
+            "{} = \"{group}\": {} may not give its control socket to this group: write {} into a drop-in (systemctl \
+             edit)",
             name::CONTROL_GROUP,
-            unit.name
+            unit.name,
+            needed.join(" and ")
         )))
     }
 }
+
+/// The system calls of a process that becomes a worker of another user.
+const WORKER_USER_CALLS: [&str; 4] = ["setgroups", "setresgid", "setresuid", "capset"];
 
 /// Returns the error of a unit whose daemon may not run workers as another user.
 fn lacks_capabilities(settings: &WorkerUser, unit: &Unit, missing: &[String]) -> ConfigError {

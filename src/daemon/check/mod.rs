@@ -9,6 +9,7 @@ mod access;
 mod app_settings;
 mod identity;
 mod unit;
+mod unit_syntax;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -128,14 +129,18 @@ fn check_context(context: &CheckContext, warnings: &mut Vec<String>) -> Result<S
 
 /// Returns a warning about `listen.bind` if systemd passes the service its sockets.
 fn warn_unused_bind(config: &Config, unit: &Unit) -> Option<String> {
-    let socket_unit = unit.sockets.first().filter(|_| config.listen.explicit)?;
+    let sockets = unit.sockets();
+    if sockets.is_empty() || !config.listen.explicit {
+        return None;
+    }
     let addresses: Vec<_> = config.listen.bind.iter().map(ToString::to_string).collect();
     Some(format!(
-        "{} = {} has no effect: {} listens on the sockets of {socket_unit}; change ListenStream= there (systemctl edit \
-         {socket_unit})",
+        "{} = {} has no effect: {} listens on the sockets of {}; change ListenStream= there (systemctl edit {})",
         name::BIND,
         addresses.join(", "),
-        unit.name
+        unit.name,
+        sockets.join(" and "),
+        sockets[0]
     ))
 }
 

@@ -6,10 +6,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::unit_syntax::{expand, is_yes, parse_environment_file, split_assignment, split_words};
 use crate::pool::WORKER_USER_CAPABILITIES;
 
 /// A unit that exists.
@@ -47,18 +47,17 @@ pub(super) struct Unit {
     pub(super) hides_homes: bool,
     /// `ProtectSystem=strict`: everything not granted to the service is read-only.
     pub(super) is_strict: bool,
-    /// The socket units of `Requires=`: systemd starts them with the service and passes it their sockets.
-    pub(super) sockets: Vec<String>,
+    /// `Requires=`.
+    pub(super) required: Vec<String>,
+    /// `TriggeredBy=`: the loaded units that start this one. `None` without a running manager.
+    pub(super) triggers: Option<Vec<String>>,
 }
 
 /// The properties to read.
-const PROPERTIES: &str = "LoadState,Requires,User,Group,SupplementaryGroups,DynamicUser,WorkingDirectory,Environment,\
+const PROPERTIES: &str = "LoadState,Requires,TriggeredBy,User,Group,SupplementaryGroups,DynamicUser,WorkingDirectory,Environment,\
                           EnvironmentFiles,StateDirectory,CacheDirectory,LogsDirectory,RuntimeDirectory,\
                           ConfigurationDirectory,ReadWritePaths,ProtectHome,ProtectSystem,AmbientCapabilities,\
                           CapabilityBoundingSet,SystemCallFilter";
-
-/// The system calls of a process that becomes a worker of another user.
-const WORKER_USER_CALLS: [&str; 4] = ["setgroups", "setresgid", "setresuid", "capset"];
 
 /// The directories of unit files, by precedence (systemd.unit(5)).
 const SEARCH_PATH: [&str; 5] = [
@@ -198,9 +197,8 @@ impl Unit {
             "ProtectHome" => self.hides_homes = is_yes(value) || value == "tmpfs",
             "ProtectSystem" => self.is_strict = value == "strict",
             // An empty value does not clear a dependency (systemd.unit(5)).
-            "Requires" => {
-                self.sockets.extend(split_words(value).into_iter().filter(|unit| unit.ends_with(".socket")));
-            }
+            "Requires" => self.required.extend(split_words(value)),
+            "TriggeredBy" => self.triggers = Some(split_words(value)),
             _ => {
                 let known = DIRECTORIES.iter().find(|(setting, ..)| *setting == key);
                 let Some((_, variable, root)) = known else { return };
@@ -228,9 +226,18 @@ impl Unit {
         needed.filter(|name| (changes_user || *name == "CAP_SETGID") && !has(name)).collect()
     }
 
-    /// Returns the system calls that the daemon needs to run workers as another user, and that the
-    /// filter refuses.
-    pub(super) fn refused_calls(&self) -> Vec<&'static str> {
+    /// Returns the required socket units whose sockets the service gets.
+    pub(super) fn sockets(&self) -> Vec<&str> {
+        let own = self.name.replace(".service", ".socket");
+        let is_its = |unit: &&String| match &self.triggers {
+            Some(triggers) => unit.ends_with(".socket") && triggers.contains(unit),
+            None => **unit == own,
+        };
+        self.required.iter().filter(is_its).map(String::as_str).collect()
+    }
+
+    /// Returns which of these system calls the filter refuses.
+    pub(super) fn refused_calls(&self, calls: &[&'static str]) -> Vec<&'static str> {
         let (list, is_denied) = match self.system_calls.strip_prefix('~') {
             Some(list) => (list, true),
             None => (self.system_calls.as_str(), false),
@@ -241,7 +248,7 @@ impl Unit {
         // "name:errno" is refused with that error.
         let is_listed =
             |call: &str| list.split_whitespace().any(|entry| entry.split(':').next() == Some(call));
-        WORKER_USER_CALLS.into_iter().filter(|call| is_listed(call) == is_denied).collect()
+        calls.iter().copied().filter(|call| is_listed(call) == is_denied).collect()
     }
 
     /// Returns whether the sandbox allows the service to write to `path`.
@@ -310,67 +317,6 @@ fn read_drop_ins(names: &[&str], search: &[&Path]) -> Vec<String> {
     found.into_iter().map(|(_, text)| text).collect()
 }
 
-fn is_yes(value: &str) -> bool {
-    matches!(value, "yes" | "true" | "on" | "1")
-}
-
-fn split_assignment(assignment: &str) -> Option<(OsString, OsString)> {
-    let (name, value) = assignment.split_once('=')?;
-    Some((name.into(), value.into()))
-}
-
-/// Parses an environment file: one assignment per line, `#` and `;` start comments, values may be
-/// quoted.
-fn parse_environment_file(bytes: &[u8]) -> Vec<String> {
-    let text = OsString::from_vec(bytes.to_vec()).to_string_lossy().replace("\\\n", "");
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';']));
-    let assignment = |line: &str| {
-        let (name, value) = line.split_once('=')?;
-        let value = value.trim();
-        let quoted = ['"', '\''].into_iter().find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
-        Some(format!("{}={}", name.trim(), quoted.unwrap_or(value)))
-    };
-    lines.filter_map(assignment).collect()
-}
-
-/// Replaces the specifiers `%i` and `%I` with the instance, and `%%` with a percent sign
-/// (systemd.unit(5)). Other specifiers stay.
-fn expand(value: &str, instance: &str) -> String {
-    let mut expanded = String::with_capacity(value.len());
-    let mut rest = value;
-    while let Some((before, after)) = rest.split_once('%') {
-        expanded.push_str(before);
-        let (replacement, len) = match after.as_bytes().first() {
-            Some(b'i' | b'I') => (instance, 1),
-            Some(b'%') => ("%", 1),
-            _ => ("%", 0),
-        };
-        expanded.push_str(replacement);
-        rest = &after[len..];
-    }
-    expanded + rest
-}
-
-/// Splits words as in systemd.syntax(7): quotes group, a backslash escapes the next character.
-fn split_words(text: &str) -> Vec<String> {
-    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
-    let mut rest = text.chars();
-    while let Some(char) = rest.next() {
-        match (char, quote) {
-            ('\\', _) => word.get_or_insert_default().extend(rest.next()),
-            (char, Some(open)) if char == open => quote = None,
-            ('"' | '\'', None) => {
-                quote = Some(char);
-                word.get_or_insert_default();
-            }
-            (char, None) if char.is_whitespace() => words.extend(word.take()),
-            _ => word.get_or_insert_default().push(char),
-        }
-    }
-    words.extend(word);
-    words
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,11 +330,12 @@ mod tests {
         let shown = "User=shop\nGroup=\nSupplementaryGroups=video render\nDynamicUser=no\nWorkingDirectory=!/srv/shop\n\
                      Environment=A=1 \"B=two words\"\nEnvironmentFiles=/etc/default/shop (ignore_errors=yes)\n\
                      StateDirectory=rgun shop:link\nReadWritePaths=-/srv/media\nProtectHome=read-only\n\
-                     ProtectSystem=strict\nLoadState=loaded\nRequires=shop.socket system.slice -.mount\n";
+                     ProtectSystem=strict\nLoadState=loaded\nRequires=shop.socket docker.socket -.mount\n\
+                     TriggeredBy=shop.socket rgun-metrics.socket\n";
         let unit = Unit::from_properties("shop.service".into(), shown).unwrap();
         assert_eq!((unit.user.as_str(), unit.group.as_str()), ("shop", ""));
         assert_eq!(unit.supplementary, ["video", "render"]);
-        assert_eq!(unit.sockets, ["shop.socket"]);
+        assert_eq!(unit.sockets(), ["shop.socket"]);
         assert_eq!(unit.directory, Some("/srv/shop".into()));
         assert_eq!(unit.environment_files, [("/etc/default/shop".into(), true)]);
         assert_eq!(
@@ -433,7 +380,7 @@ mod tests {
         let unit = Unit::from_files("rgun@shop.service", &[&etc, &lib]).unwrap();
         assert_eq!(unit.user, "shop");
         assert_eq!(unit.supplementary, ["video"]);
-        assert_eq!(unit.sockets, ["rgun@shop.socket"]);
+        assert_eq!(unit.sockets(), ["rgun@shop.socket"]);
         assert_eq!(
             text(&unit.variables().unwrap()),
             ["STATE_DIRECTORY=/var/lib/shop:/var/lib/media", "C=3", "D=50%i shop"]
@@ -467,11 +414,15 @@ mod tests {
     fn filter_that_refuses_another_user_is_found() {
         let refused = |filter: &str| {
             let shown = format!("LoadState=loaded\nSystemCallFilter={filter}\n");
-            Unit::from_properties("shop.service".into(), &shown).unwrap().refused_calls()
+            Unit::from_properties("shop.service".into(), &shown).unwrap().refused_calls(&[
+                "setgroups",
+                "setresuid",
+                "capset",
+            ])
         };
         assert!(refused("").is_empty());
         assert!(refused("accept capset setgroups setresgid setresuid").is_empty());
-        assert_eq!(refused("accept setgroups setresgid setresgid32"), ["setresuid", "capset"]);
+        assert_eq!(refused("accept setgroups setresuid32"), ["setresuid", "capset"]);
         assert_eq!(refused("~capset:1 ptrace"), ["capset"]);
     }
 
