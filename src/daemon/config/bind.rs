@@ -45,9 +45,13 @@ impl Bind {
         Self::Tcp { host: ALL_IPV4.to_owned(), port }
     }
 
-    /// Returns whether this is all IPv4 addresses at a port, and `other` one of them: only one of the
-    /// two can be bound (ip(7)).
-    pub(super) fn includes(&self, other: &Self) -> bool {
+    /// Returns whether only one of the two can be bound: they are equal, or one includes the other.
+    pub(super) fn conflicts_with(&self, other: &Self) -> bool {
+        self == other || self.includes(other) || other.includes(self)
+    }
+
+    /// Returns whether this is all IPv4 addresses at a port, and `other` one of them.
+    fn includes(&self, other: &Self) -> bool {
         let (Self::Tcp { host: all, port }, Self::Tcp { host, port: other_port }) = (self, other) else {
             return false;
         };

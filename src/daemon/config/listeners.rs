@@ -72,14 +72,23 @@ fn metrics(setting: &Setting, base: &Path, listen: &Listen) -> Result<Vec<Bind>,
         return Err(ValueError::new(format!("{text:?} names no port"))
             .with_hint(format!("write \"{text}:9797\", or \"off\" to serve no metrics")));
     }
-    for (name, address) in listen.addresses() {
-        if bind.contains(address) {
-            let taken = name.map_or_else(|| name::BIND.to_owned(), |name| format!("[listen.{name}]"));
-            return Err(ValueError::new(format!("has {address}, which {taken} has too"))
-                .with_hint("metrics need an address of their own, e.g. \"127.0.0.1:9797\""));
-        }
+    match find_conflict(&bind, listen) {
+        Some(error) => Err(error.with_hint("metrics need an address of their own, e.g. \"127.0.0.1:9797\"")),
+        None => Ok(bind),
     }
-    Ok(bind)
+}
+
+/// Finds an address of `bind` that cannot be bound beside one of `listen`.
+fn find_conflict(bind: &[Bind], listen: &Listen) -> Option<ValueError> {
+    listen.addresses().into_iter().find_map(|(name, theirs)| {
+        let own = bind.iter().find(|own| own.conflicts_with(theirs))?;
+        let owner = name.map_or_else(|| name::BIND.to_owned(), |name| format!("[listen.{name}]"));
+        Some(ValueError::new(if own == theirs {
+            format!("has {own}, which {owner} has too")
+        } else {
+            format!("has {own}, and {owner} has {theirs}, of which one includes the other")
+        }))
+    })
 }
 
 /// Returns the addresses of `listen.bind`. `PORT`, which some platforms set, is used if there is no
@@ -132,7 +141,7 @@ fn addresses(setting: &Setting, base: &Path, if_empty: &str) -> Result<Vec<Bind>
         if bind.contains(&address) {
             return Err(ValueError::new(format!("has {address} twice")));
         }
-        if let Some(other) = bind.iter().find(|other| other.includes(&address) || address.includes(other)) {
+        if let Some(other) = bind.iter().find(|other| other.conflicts_with(&address)) {
             let reason = format!("has {address} and {other}, of which one includes the other");
             return Err(ValueError::new(reason).with_hint("remove one of them"));
         }
@@ -230,10 +239,7 @@ fn resolve(
             );
             reader.fault(TLS, setting, error);
         }
-        let taken = resolved.addresses().into_iter().find(|(_, address)| bind.contains(address));
-        if let Some((other, address)) = taken {
-            let other = other.map_or_else(|| name::BIND.to_owned(), |other| format!("[listen.{other}]"));
-            let error = ValueError::new(format!("has {address}, which {other} has too"));
+        if let Some(error) = find_conflict(&bind, &resolved) {
             let setting = reader.setting(BIND);
             reader.fault(BIND, setting, error);
         }
