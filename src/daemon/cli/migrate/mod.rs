@@ -262,17 +262,19 @@ fn one(base: &mut Plan, label: &str, migrate: impl FnOnce(&mut Plan)) -> Vec<Pla
     Vec::new()
 }
 
-/// Adds a unit. The socket unit of a service that was passed too is added with the service.
+/// Adds a unit. The socket units of a service that was passed too are added with the service.
 fn add_unit(input: &InputFile, inputs: &[InputFile], plan: &mut Plan) {
     let units = || inputs.iter().filter(|other| other.kind == Kind::Unit);
-    let partner = |suffix: &str| {
-        let stem = input.label.rsplit_once('.').map_or("", |(stem, _)| stem);
-        units().find(|other| other.label == format!("{stem}{suffix}"))
+    let gets = |service: &InputFile, socket: &InputFile| {
+        service.label.strip_suffix(".service").is_some_and(|stem| {
+            socket.label.strip_suffix(".socket") == Some(stem)
+                || unit::sockets_of(&service.text, &service.label).contains(&socket.label)
+        })
     };
-    if input.label.ends_with(".socket") && partner(".service").is_some() {
+    if units().any(|service| gets(service, input)) {
         return;
     }
-    if let Some(socket) = partner(".socket").filter(|_| input.label.ends_with(".service")) {
+    for socket in units().filter(|socket| gets(input, socket)) {
         unit::migrate(&socket.text, &socket.label, plan);
     }
     unit::migrate(&input.text, &input.label, plan);
