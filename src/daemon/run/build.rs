@@ -132,7 +132,7 @@ fn listen_for_commands(
         ),
         None => {}
     }
-    Ok(ControlClients { _socket: socket, stack_calls: StackCalls::default() })
+    Ok(ControlClients { socket, stack_calls: StackCalls::default() })
 }
 
 /// Opens the listeners, with their TLS settings.

@@ -30,8 +30,8 @@ use crate::pool::find_group;
 /// The main loop's data about clients of the control socket.
 #[derive(Debug)]
 pub(super) struct ControlClients {
-    /// Held, because dropping the socket removes its file. `None` if there is no runtime directory.
-    pub(super) _socket: Option<ControlSocket>,
+    /// Dropping it removes its file. `None` if there is no runtime directory.
+    pub(super) socket: Option<ControlSocket>,
     /// The clients that wait for stacks.
     pub(super) stack_calls: StackCalls,
 }

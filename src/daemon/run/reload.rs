@@ -64,7 +64,10 @@ impl Daemon {
             Ok(invocation) => {
                 let loaded = self.load_tls(&invocation.config).and_then(|tls| {
                     let identity = self.generations.worker_users.find(&invocation.config)?;
-                    check_group(&invocation)?;
+                    // Without a socket, the group is not looked up at a start either.
+                    if self.control.socket.is_some() {
+                        check_group(&invocation)?;
+                    }
                     Ok((tls, identity))
                 });
                 let (tls, identity) = match loaded {
