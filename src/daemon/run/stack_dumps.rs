@@ -291,7 +291,7 @@ impl StackDump {
             (_, DumpReason::Slow(_)) if self.postponed.len() < MAX_POSTPONED => self.postponed.push(reason),
             (_, DumpReason::Slow(_)) => self.skipped += 1,
             (DumpStep::OneThread, _) => return Some(reason),
-            (DumpStep::WithoutSignal, DumpReason::Deadline(_)) => {
+            (DumpStep::WithoutSignal, DumpReason::Deadline(_) | DumpReason::Exit(_)) => {
                 self.reasons.push(reason);
                 self.step = DumpStep::Requested;
                 self.due = self.due.min(now + REQUEST_TIMEOUT);
