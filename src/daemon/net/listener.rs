@@ -244,7 +244,7 @@ fn bind_tcp(bind: &Bind, host: &str, port: u16) -> Result<TcpListener, BindError
     listen_tcp(*address).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::InUse(bind.clone()),
         io::ErrorKind::AddrNotAvailable => BindError::NotAvailable(bind.clone()),
-        io::ErrorKind::PermissionDenied => BindError::Denied(bind.clone()),
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => BindError::Denied(bind.clone()),
         _ => BindError::System { bind: bind.clone(), source },
     })
 }
