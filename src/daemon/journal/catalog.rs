@@ -106,9 +106,9 @@ operator_events! {
 
     /// A worker has not finished its requests, or has not exited, in time.
     Overdue = "fa0023aeeb2646c69bb80ce0ceb53cec", "A worker exceeds a time limit",
-        "The worker did not finish its requests within timeouts.drain, or did not exit when it was \
-        asked to; the entry gives the time, and the Python stacks of a worker that did not exit. It is \
-        killed and replaced.\n\n\
+        "The worker did not finish its requests within timeouts.drain, so it is asked to exit; or it did \
+        not exit when it was asked to, so it is killed. The entry gives the time, and the Python stacks of \
+        a worker that did not exit.\n\n\
         What to do: raise timeouts.drain if requests may take that long; repair a hanging clean-up (a \
         thread that is not a daemon thread, atexit, the lifespan's shutdown). If the worker could not be \
         killed either, a device or network file system holds it (`ps -o stat,wchan`).";

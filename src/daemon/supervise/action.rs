@@ -251,9 +251,9 @@ pub enum Report {
         /// The new process.
         by: WorkerId,
     },
-    /// A worker exceeded the deadline of its state. A retiring worker that did not drain, a
-    /// promoting one that did not become the zygote, and a terminating or failed one that did not
-    /// exit are killed. A killed worker that was not reaped is in an uninterruptible sleep.
+    /// A worker exceeded the deadline of its state. A retiring worker that did not drain is asked to
+    /// exit, or killed if it is stuck. A promoting one that did not become the zygote, and a terminating
+    /// or failed one that did not exit, are killed. A killed worker that was not reaped is in an uninterruptible sleep.
     Overdue {
         /// The worker that is late.
         worker: WorkerId,
