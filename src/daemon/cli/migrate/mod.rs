@@ -121,6 +121,9 @@ fn migrate(
 ) -> Result<Migration, (String, u8)> {
     let Services { inputs, base, plans: mut services } = services_of(request, None, environment, cwd)?;
     if services.is_empty() {
+        if base.settings.is_empty() && base.directives.is_empty() && !base.left_out.is_empty() {
+            return Err((base.left_out.join("\nerror: "), EX_CONFIG));
+        }
         services.push(base.clone());
     }
     name_services(&mut services);
