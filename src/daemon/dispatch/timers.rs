@@ -174,7 +174,9 @@ impl Dispatcher {
         }
         worker.count_response(true);
         let waker = exchange.fail(Fault::Deadline(worker.id));
-        let request = exchange.request_info(worker.channel.thread_of(exchange.id), now);
+        // The thread of a task is that of the event loop, which other tasks use, too.
+        let thread = worker.channel.thread_of(exchange.id).filter(|_| !worker.is_asgi());
+        let request = exchange.request_info(thread, now);
         if worker.is_asgi() {
             worker.cancel_task(exchange);
             exchange.attempt.cancel_deadline = Some(now + CANCEL_TIMEOUT);
