@@ -173,7 +173,7 @@ pub(super) fn write_refusal(entry: &RefusalEntry) {
                 target: "rgun::request",
                 {
                 message_id = event.id(),
-                rgun.request_id = id,
+                rgun.request_id = id.map(tracing::field::display),
                 rgun.method = request.map(|request| tracing::field::display(&request.method)),
                 rgun.path = path.map(tracing::field::display),
                 rgun.path_raw = path.and_then(RequestPath::raw),
