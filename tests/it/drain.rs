@@ -215,7 +215,10 @@ fn worker_that_ignores_stop_is_killed() {
     daemon.log.wait_for_end();
     let text = daemon.log.text();
     let (_, entry) = text.split_once("worker 0 has been terminating for ").expect("an entry");
-    assert!(entry.contains(", its limit; Python stacks:\n") && entry.contains("in fake stack"), "{text}");
+    assert!(
+        entry.contains(", its limit (timeouts.drain); Python stacks:\n") && entry.contains("in fake stack"),
+        "{text}"
+    );
 }
 
 #[test]

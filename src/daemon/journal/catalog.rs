@@ -102,7 +102,16 @@ operator_events! {
     /// A worker is replaced because it has reached a limit, or received a signal.
     Recycled = "19e0c54c24e14587b8245c8dc7b1383e", "A worker is renewed",
         "A worker has reached workers.max_requests, workers.max_memory or workers.max_lifetime, or \
-        received a signal; the entry says which. The worker serves until its successor is ready.";
+        received a signal; the entry says which. The worker serves until its successor is ready. If the \
+        last reload did not succeed, a worker that has reached a number of requests or an age serves until \
+        a reload succeeds.";
+
+    /// A worker serves code that a reload has rejected.
+    RejectedCode = "420f398520364182ad00ec6ff1c47956", "A worker serves code that a reload has rejected",
+        "The last reload failed or was rolled back, but the files are still there: a worker that was \
+        started since then, after a crash or because of the load, has imported them.\n\n\
+        What to do: repair the files, and reload. With workers.preload, or with a directory of its own for \
+        each release, workers that are started later have the code of the others.";
 
     /// A worker has not finished its requests, or has not exited, in time.
     Overdue = "fa0023aeeb2646c69bb80ce0ceb53cec", "A worker exceeds a time limit",

@@ -164,6 +164,8 @@ impl OperatorLog {
             }
             Report::Replaced { worker, by } => self.log_replaced(worker, by),
             Report::Recycling { worker, reason } => self.log_recycling(worker, reason),
+            Report::RecyclingPostponed { worker, reason } => self.log_postponed(worker, reason),
+            Report::RejectedCode { worker } => self.log_rejected_code(worker),
             Report::Overdue { worker, state, waited } => self.log_overdue(worker, state, waited, ""),
             Report::RetirementAborted { worker } => log_worker!(
                 warn,
@@ -295,12 +297,16 @@ impl OperatorLog {
 
     /// Logs a worker that has been in `state` for `waited`, its limit. `addition` ends the entry.
     pub(super) fn log_overdue(&self, worker: WorkerId, state: WorkerState, waited: Duration, addition: &str) {
+        let setting = match state {
+            WorkerState::Retiring | WorkerState::Terminating => " (timeouts.drain)",
+            _ => "",
+        };
         log_worker!(
             warn,
             OperatorEvent::Overdue,
             self,
             worker,
-            "has been {} for {waited:.1?}, its limit{addition}",
+            "has been {} for {waited:.1?}, its limit{setting}{addition}",
             state.as_str()
         );
     }
@@ -337,6 +343,27 @@ impl OperatorLog {
             worker,
             "{}; {what_next}",
             describe_recycling(reason)
+        );
+    }
+
+    fn log_postponed(&self, worker: WorkerId, reason: RecycleReason) {
+        log_worker!(
+            warn,
+            OperatorEvent::Recycled,
+            self,
+            worker,
+            "{}; it serves until a reload succeeds: the last one did not, and a successor would import that code",
+            describe_recycling(reason)
+        );
+    }
+
+    fn log_rejected_code(&self, worker: WorkerId) {
+        log_worker!(
+            warn,
+            OperatorEvent::RejectedCode,
+            self,
+            worker,
+            "has imported the files as they are now, although their last reload did not succeed: repair them, and reload"
         );
     }
 

@@ -201,6 +201,20 @@ pub enum Report {
         /// The limit it reached, or the signal it received.
         reason: RecycleReason,
     },
+    /// A worker has reached a limit, and serves until a reload succeeds: the last one failed or was rolled
+    /// back, and a successor would import the rejected code.
+    RecyclingPostponed {
+        /// The worker that stays.
+        worker: WorkerId,
+        /// The limit it reached.
+        reason: RecycleReason,
+    },
+    /// A worker that serves has imported the files as they are now, although the last reload of them
+    /// failed or was rolled back.
+    RejectedCode {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// A reload has started: a new generation boots alongside the live one.
     ReloadStarted {
         /// The new generation.

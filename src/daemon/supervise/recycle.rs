@@ -14,7 +14,8 @@ impl Supervisor {
         if !self.phase.is_serving() {
             return;
         }
-        if !self.worker(id).is_some_and(|worker| worker.is_ready() && worker.recycle.is_none()) {
+        let is_new = |(_, earlier)| self.is_postponed(earlier) && !self.is_postponed(reason);
+        if !self.worker(id).is_some_and(|worker| worker.is_ready() && worker.recycle.is_none_or(is_new)) {
             return;
         }
         if reason == RecycleReason::Refork {
@@ -27,7 +28,24 @@ impl Supervisor {
         if let Some(worker) = self.worker_mut(id) {
             worker.recycle = Some((now, reason));
         }
-        self.report(Report::Recycling { worker: id, reason });
+        self.report(if self.is_postponed(reason) {
+            Report::RecyclingPostponed { worker: id, reason }
+        } else {
+            Report::Recycling { worker: id, reason }
+        });
+    }
+
+    /// Returns whether a new worker would import code that a reload has rejected, by failing or by being
+    /// rolled back: it imports the files as they are now. Workers forked from a zygote have its code.
+    pub(super) fn imports_rejected_code(&self) -> bool {
+        self.last_reload_note.is_some() && !self.live.policy.preload
+    }
+
+    /// Returns whether a replacement for this reason has to wait for the next reload that succeeds: a
+    /// healthy worker is not exchanged for one with rejected code.
+    pub(super) fn is_postponed(&self, reason: RecycleReason) -> bool {
+        let is_routine = matches!(reason, RecycleReason::Requests { .. } | RecycleReason::Lifetime);
+        is_routine && self.imports_rejected_code()
     }
 
     /// Handles a signal that asks a process to exit. A worker is replaced first, so that no request
@@ -92,7 +110,8 @@ impl Supervisor {
             self.live.desired_seats().filter(|(_, seat)| seat.successor.is_none() && seat.may_spawn(now));
         let marked = waiting.filter_map(|(_, seat)| {
             let worker = self.workers.get(&seat.current?).filter(|worker| worker.is_ready())?;
-            Some((worker.recycle?.0, worker.id))
+            let (since, reason) = worker.recycle?;
+            (!self.is_postponed(reason)).then_some((since, worker.id))
         });
         marked.min().map(|(_, id)| id)
     }

@@ -8,11 +8,17 @@ use super::ResponseStats;
 
 /// Returns the failure rates as text if `new` is clearly worse than `old`, else `None`.
 ///
-/// Needs [`MIN_RESPONSES`] of both. A crash loop counts too: the requests of its workers have
-/// failed.
+/// Needs [`MIN_RESPONSES`] of both; with fewer of `old`, `new` is worse if all of its responses have
+/// failed, and not all of `old`. A crash loop counts too: the requests of its workers have failed.
 pub(super) fn clearly_worse(old: ResponseStats, new: ResponseStats) -> Option<String> {
-    if old.answered < MIN_RESPONSES || new.answered < MIN_RESPONSES {
+    if new.answered < MIN_RESPONSES {
         return None;
+    }
+    if old.answered < MIN_RESPONSES {
+        let is_worse = new.failed >= new.answered && (old.answered == 0 || old.failed < old.answered);
+        return is_worse.then(|| {
+            format!("all {} responses failed, {} of {} before", new.answered, old.failed, old.answered)
+        });
     }
     let (old_rate, new_rate) = (failure_rate(old), failure_rate(new));
     let n_failed = to_f64(old.failed) + to_f64(new.failed);
@@ -63,6 +69,8 @@ mod tests {
             (stats(10, 1000), stats(60, 1000)),
             (stats(500, 1000), stats(900, 1000)),
             (stats(0, 20), stats(20, 20)),
+            (stats(0, 19), stats(1000, 1000)),
+            (stats(0, 0), stats(20, 20)),
         ] {
             assert!(clearly_worse(old, new).is_some(), "{old:?} {new:?}");
         }
@@ -72,7 +80,8 @@ mod tests {
     fn a_small_or_random_difference_is_not_worse() {
         for (old, new) in [
             (stats(0, 1000), stats(19, 19)),
-            (stats(0, 19), stats(1000, 1000)),
+            (stats(0, 19), stats(999, 1000)),
+            (stats(3, 3), stats(1000, 1000)),
             (stats(0, 0), stats(0, 0)),
             (stats(10, 1000), stats(1, 20)),
             (stats(0, 100_000), stats(1900, 100_000)),

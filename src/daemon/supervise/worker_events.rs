@@ -71,6 +71,9 @@ impl Supervisor {
             }
         }
         self.report(Report::WorkerReady { worker: id, took });
+        if self.imports_rejected_code() {
+            self.report(Report::RejectedCode { worker: id });
+        }
         if let Some(seat) = self.live.seat_mut(id, ProcessRole::Worker) {
             seat.failure = None;
             let stuck = seat.replaces.take();
@@ -185,16 +188,18 @@ impl Supervisor {
         }
     }
 
-    /// Ends the retirement of a drained worker: it becomes the zygote, or it is asked to exit; a
-    /// stuck worker is killed.
+    /// Ends the retirement of a drained worker: it becomes the zygote, or it is asked to exit, for which
+    /// it has the rest of the drain; a stuck worker is killed.
     pub(super) fn on_drained(&mut self, id: WorkerId, now: Instant) {
+        let (drain, grace) = (self.live.policy.drain, self.live.policy.terminate_grace);
         let Some(worker) = self.worker_mut(id) else { return };
         match worker.state {
             TimedState::Retiring { stuck: true, .. } => self.kill(id, now),
             TimedState::Retiring { stuck: false, .. } => {
                 worker.drained = true;
+                let drain_ends_at = after(worker.since, drain);
                 if !self.try_promote(id, now) {
-                    self.terminate(id, now);
+                    self.terminate_by(id, drain_ends_at.max(after(now, grace)), now);
                 }
             }
             TimedState::Standby => worker.drained = true,

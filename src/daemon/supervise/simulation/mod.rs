@@ -95,6 +95,8 @@ fn fact(report: &Report) -> &'static str {
         Report::Recycling { reason: RecycleReason::Signal { .. }, .. } => "signalled",
         Report::Recycling { reason: RecycleReason::Refork, .. } => "refork due",
         Report::Recycling { .. } => "limit reached",
+        Report::RecyclingPostponed { .. } => "recycling postponed",
+        Report::RejectedCode { .. } => "rejected code",
         Report::ReloadStarted { .. } => "reload started",
         Report::ReloadCompleted { .. } => "reload completed",
         Report::ReloadFailed { failure, .. } => match failure.kind {
@@ -118,7 +120,7 @@ fn fact(report: &Report) -> &'static str {
     }
 }
 
-const ALL_FACTS: [&str; 41] = [
+const ALL_FACTS: [&str; 43] = [
     "ready",
     "zygote ready",
     "zygote promoted",
@@ -133,6 +135,8 @@ const ALL_FACTS: [&str; 41] = [
     "signalled",
     "refork due",
     "limit reached",
+    "recycling postponed",
+    "rejected code",
     "reload started",
     "reload completed",
     "reload superseded",

@@ -99,7 +99,29 @@ fn recycling_waits_for_the_end_of_a_reload() {
     assert_eq!(spawns(&harness.send(Event::RecycleDue { worker: worker(0, 1), reason: MAX_REQUESTS })), []);
     let outcome = Err("reload.probe was answered with status 500".to_owned());
     let failed = harness.send(Event::Probed { worker: worker(0, 3), outcome });
-    assert_eq!(spawns(&failed), [worker(0, 4)], "after the reload has failed");
+    assert_eq!(spawns(&failed), [], "a successor would import the rejected code");
+    let other = harness.send(Event::RecycleDue { worker: worker(1, 2), reason: MAX_REQUESTS });
+    let postponed = Report::RecyclingPostponed { worker: worker(1, 2), reason: MAX_REQUESTS };
+    assert_eq!(other, [Action::Report(postponed)]);
+    let memory = RecycleReason::Memory { bytes: 2, limit: 1 };
+    let due = harness.send(Event::RecycleDue { worker: worker(1, 2), reason: memory });
+    assert_eq!(spawns(&due), [worker(1, 4)], "more memory would be harmful");
+}
+
+#[test]
+fn worker_with_rejected_code_is_reported() {
+    let mut harness = Harness::ready(2);
+    harness.send(Event::Reload { policy: SupervisorPolicy { probe: true, ..policy(2) } });
+    harness.boot(worker(0, 3));
+    let outcome = Err("reload.probe was answered with status 500".to_owned());
+    harness.send(Event::Probed { worker: worker(0, 3), outcome });
+    let due = RecycleReason::Memory { bytes: 2, limit: 1 };
+    assert_eq!(
+        spawns(&harness.send(Event::RecycleDue { worker: worker(0, 1), reason: due })),
+        [worker(0, 4)]
+    );
+    let rejected = Report::RejectedCode { worker: worker(0, 4) };
+    assert!(harness.boot(worker(0, 4)).contains(&Action::Report(rejected)));
 }
 
 #[test]
