@@ -233,13 +233,22 @@ pub(super) fn migrate_quadlet(text: &str, label: &str, plan: &mut Plan) -> Vec<P
     Vec::new()
 }
 
-/// Notes a port of the host that differs from the container's: `8080:80`, `127.0.0.1:8080:80`.
+/// Notes a port of the host that differs from the container's: `8080:80`. A port that is published on
+/// the loopback interface (`127.0.0.1:8080:80`) keeps its address on the host, because that of the
+/// container would admit other machines.
 pub(super) fn note_ports(value: &str, origin: &str, plan: &mut Plan) {
     let plain = value.split('/').next().unwrap_or(value);
     let mut parts = plain.rsplitn(2, ':');
     if let (Some(inner), Some(outer)) = (parts.next(), parts.next())
         && outer != inner
     {
+        if let Some(("127.0.0.1" | "localhost" | "[::1]", _)) = outer.rsplit_once(':') {
+            let outer = outer.replace("localhost", "127.0.0.1");
+            plan.changed.push(format!(
+                "{origin}: port {value}: the socket listens at {outer}, where the host has published the container"
+            ));
+            return plan.loopback_ports.push((inner.to_owned(), outer));
+        }
         plan.left_out(
             origin,
             &format!("port {value}: clients connect to {outer}, the container listens on {inner}; write ListenStream={outer} in a drop-in of rgun.socket if rgun replaces the container"),

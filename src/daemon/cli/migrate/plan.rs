@@ -29,6 +29,9 @@ pub(in crate::cli) struct Plan {
     pub(super) socket_umask: Option<u32>,
     /// Directives in the order of the input: drop-in, name, value.
     pub(in crate::cli) directives: Vec<(DropIn, String, String)>,
+    /// Ports of a container that only this machine can connect to: the container's port, and the address
+    /// on the host.
+    pub(super) loopback_ports: Vec<(String, String)>,
     /// Elements of `[[static]]`: URL prefix and directory.
     pub(super) mounts: Vec<(String, String)>,
     /// The variables of the service.
@@ -228,6 +231,12 @@ impl Plan {
             "localhost" => "127.0.0.1",
             host => host,
         };
+        let is_wildcard = matches!(host, "0.0.0.0" | "[::]");
+        let published = self.loopback_ports.iter().find(|(inner, _)| is_wildcard && inner == port);
+        if let Some((_, outer)) = published {
+            let outer = outer.clone();
+            return self.directive(DropIn::Socket, "ListenStream", &outer);
+        }
         if host.parse::<std::net::Ipv4Addr>().is_ok() || host.starts_with('[') && host.ends_with(']') {
             self.directive(DropIn::Socket, "ListenStream", &format!("{host}:{port}"));
         } else {
