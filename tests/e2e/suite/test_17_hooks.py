@@ -51,6 +51,8 @@ def test_hooks_are_called_once_per_worker():
         wait_until("the worker's first two hooks", lambda pid=pid: len(named(pid)) == 2)
         assert named(pid) == ["post_fork", "post_worker_init"]
     victim, other = workers
+    # A ready worker calls child_exit; a worker that has called post_worker_init may not be ready yet.
+    wait_until("both workers are ready", lambda: host.status_text().startswith("2/2 workers ready"))
     os.kill(victim, signal.SIGKILL)
     wait_until("child_exit is called for it", lambda: ("child_exit", str(victim)) in noted())
     assert "worker_exit" not in named(victim), "a killed process runs no hook"
