@@ -54,8 +54,8 @@ pub(super) struct Unit {
 }
 
 /// The properties to read.
-const PROPERTIES: &str = "LoadState,Requires,TriggeredBy,User,Group,SupplementaryGroups,DynamicUser,WorkingDirectory,Environment,\
-                          EnvironmentFiles,StateDirectory,CacheDirectory,LogsDirectory,RuntimeDirectory,\
+const PROPERTIES: &str = "LoadState,Requires,TriggeredBy,User,Group,SupplementaryGroups,DynamicUser,\
+                          WorkingDirectory,Environment,EnvironmentFiles,StateDirectory,CacheDirectory,LogsDirectory,RuntimeDirectory,\
                           ConfigurationDirectory,ReadWritePaths,ProtectHome,ProtectSystem,AmbientCapabilities,\
                           CapabilityBoundingSet,SystemCallFilter";
 
@@ -137,11 +137,14 @@ impl Unit {
         for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
             if line.starts_with('[') {
                 section = line;
-            } else if let Some((key, value)) = line.split_once('=')
-                && section == if key.trim() == "Requires" { "[Unit]" } else { "[Service]" }
-            {
-                let value = expand(value.trim(), instance);
-                match key.trim() {
+                continue;
+            }
+            let Some((key, value)) = line.split_once('=') else { continue };
+            let (key, value) = (key.trim(), expand(value.trim(), instance));
+            if section == "[Unit]" && key == "Requires" {
+                self.assign(key, &value);
+            } else if section == "[Service]" {
+                match key {
                     "EnvironmentFile" if value.is_empty() => self.environment_files.clear(),
                     "EnvironmentFile" => {
                         let path = value.strip_prefix('-');

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::id::{Incarnation, WorkerId};
 
-use super::state::{TimedState, WorkerRecord};
+use super::state::{Seat, TimedState, WorkerRecord};
 use super::{RecycleReason, Report, Supervisor};
 
 impl Supervisor {
@@ -43,9 +43,16 @@ impl Supervisor {
 
     /// Returns whether a replacement for this reason has to wait for the next reload that succeeds: a
     /// healthy worker is not exchanged for one with rejected code.
-    pub(super) fn is_postponed(&self, reason: RecycleReason) -> bool {
+    fn is_postponed(&self, reason: RecycleReason) -> bool {
         let is_routine = matches!(reason, RecycleReason::Requests { .. } | RecycleReason::Lifetime);
         is_routine && self.imports_rejected_code()
+    }
+
+    /// Returns whether the seat's worker stays although it has reached a limit ([`Self::is_postponed`]).
+    pub(super) fn holds_postponed(&self, seat: &Seat) -> bool {
+        let worker = seat.current.and_then(|incarnation| self.workers.get(&incarnation));
+        let recycle = worker.filter(|worker| worker.is_ready()).and_then(|worker| worker.recycle);
+        recycle.is_some_and(|(_, reason)| self.is_postponed(reason))
     }
 
     /// Handles a signal that asks a process to exit. A worker is replaced first, so that no request
@@ -108,10 +115,10 @@ impl Supervisor {
         }
         let waiting =
             self.live.desired_seats().filter(|(_, seat)| seat.successor.is_none() && seat.may_spawn(now));
+        let waiting = waiting.filter(|(_, seat)| !self.holds_postponed(seat));
         let marked = waiting.filter_map(|(_, seat)| {
             let worker = self.workers.get(&seat.current?).filter(|worker| worker.is_ready())?;
-            let (since, reason) = worker.recycle?;
-            (!self.is_postponed(reason)).then_some((since, worker.id))
+            Some((worker.recycle?.0, worker.id))
         });
         marked.min().map(|(_, id)| id)
     }

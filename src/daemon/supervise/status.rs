@@ -209,11 +209,7 @@ impl Supervisor {
     fn failing_seat(&self) -> Option<(&Seat, &str)> {
         let seats = self.live.zygote.iter().chain(self.live.desired_seats().map(|(_, seat)| seat));
         // No successor of a postponed worker is tried again.
-        let seats = seats.filter(|seat| {
-            let worker = seat.current.and_then(|incarnation| self.workers.get(&incarnation));
-            let recycle = worker.filter(|worker| worker.is_ready()).and_then(|worker| worker.recycle);
-            recycle.is_none_or(|(_, reason)| !self.is_postponed(reason))
-        });
+        let seats = seats.filter(|seat| !self.holds_postponed(seat));
         let failing = seats.filter_map(|seat| Some((seat, seat.failure.as_deref()?)));
         failing.min_by_key(|(seat, _)| seat.retry_at)
     }
